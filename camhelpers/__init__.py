@@ -1,0 +1,53 @@
+"""camhelpers: see what a neural network looks at. Capture once, explain many.
+
+>>> import camhelpers as ch
+>>> model = ch.load_model("scenes")
+>>> ex = ch.explain(model, ch.scenes.draw(seed=1).picture)
+>>> ex.heatmap("hybrid", alpha=0.7).shape
+(224, 224)
+"""
+
+import importlib
+
+from .capture import Capture, capture
+from .explain import Explanation, explain
+from .files import ROOT, results_dir
+from .methods import CONTROLS, METHODS, register
+from .models import Card, layer_name, load_model, model_hash, save_model, stages
+
+__version__ = "0.1.0"
+
+_LATER = {  # rooms that load matplotlib, OpenCV or widgets: only when they are first asked for
+    "render": "render",
+    "images": "images",
+    "widgets": "widgets",
+    "scenes": "datasets.scenes",
+}
+
+__all__ = [
+    "CONTROLS",
+    "METHODS",
+    "ROOT",
+    "Capture",
+    "Card",
+    "Explanation",
+    "capture",
+    "explain",
+    "images",
+    "layer_name",
+    "load_model",
+    "model_hash",
+    "register",
+    "render",
+    "results_dir",
+    "save_model",
+    "scenes",
+    "stages",
+    "widgets",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATER:
+        return importlib.import_module(f".{_LATER[name]}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,177 @@
+"""The one pass: run the model once and hold the activations and gradients that every method is a function of."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .models import layer_name
+
+Target = int | str | Callable[[Any], Tensor] | Sequence[int | str] | Tensor | None
+
+KEPT = 16
+"""How many targets' gradients a capture keeps; the oldest go, since all classes of ImageNet would fill the memory."""
+
+
+class Capture:
+    """What one pass left behind: `A` by layer, `logits`, and gradients for any target, computed once and kept.
+
+    The graph from the first layer to the score is kept, so another class costs one short backward, no forward.
+    """
+
+    def __init__(self, A: dict[str, Tensor], output: Any):
+        self._held = A
+        self.output = output
+        self.A = {name: a.detach() for name, a in A.items()}
+        self._gradients: dict[Any, dict[str, Tensor]] = {}
+
+    @property
+    def layers(self) -> list[str]:
+        """The captured layers, in the order of the pass."""
+        return list(self.A)
+
+    @property
+    def logits(self) -> Tensor:
+        """The model's output `(N, classes)`, without its graph."""
+        if not isinstance(self.output, Tensor):
+            raise TypeError(
+                f"The model returns a {type(self.output).__name__}, not logits; "
+                "pass target=, a callable on one sample's output."
+            )
+        return self.output.detach()
+
+    def gradients(self, target: Target = None) -> dict[str, Tensor]:
+        """G by layer, for class indices `(N,)`, one index, a callable on one sample's output, or None (predicted)."""
+        score, key = self._score(target)
+        if key in self._gradients:
+            return self._gradients[key]
+        held = list(self._held.values())
+        with torch.inference_mode(False), torch.enable_grad():
+            if not score.requires_grad:
+                raise ValueError(
+                    "The score does not depend on the captured layers; does the model detach its features?"
+                )
+            grads = torch.autograd.grad(score, held, retain_graph=True, allow_unused=True)
+        # a layer the score does not reach gets no evidence, and so a blank map
+        found = {n: torch.zeros_like(a) if g is None else g for (n, a), g in zip(self.A.items(), grads, strict=True)}
+        while len(self._gradients) >= KEPT:
+            self._gradients.pop(next(iter(self._gradients)))
+        self._gradients[key] = found
+        return found
+
+    def _score(self, target: Target) -> tuple[Tensor, Any]:
+        n = len(next(iter(self.A.values())))
+        with torch.inference_mode(False), torch.enable_grad():
+            if callable(target):
+                scores = [target(sample(self.output, i)) for i in range(n)]
+                for s in scores:
+                    if not isinstance(s, Tensor) or s.numel() != 1:
+                        raise TypeError("The target must return one number, as a tensor, for one sample's output.")
+                return torch.stack([s.reshape(()) for s in scores]).sum(), target
+            index = self.classes(target)
+            return self.output.gather(1, index[:, None].to(self.output.device)).sum(), tuple(index.tolist())
+
+    def classes(self, target: Target = None) -> Tensor:
+        """The class index of each sample `(N,)`, checked against the output."""
+        if self.logits.ndim != 2:
+            raise ValueError(
+                f"The model returns {tuple(self.logits.shape)}, not (N, classes); "
+                "pass target=, a callable on one sample's output."
+            )
+        n, count = self.logits.shape
+        index = self.logits.argmax(1) if target is None else torch.as_tensor(target).cpu()
+        if index.is_floating_point() or index.ndim > 1:
+            raise TypeError("target must be None, a class, one class a sample, or a callable.")
+        if index.ndim == 1 and len(index) != n:
+            raise ValueError(f"{len(index)} targets for a batch of {n}; give one, or one for each sample.")
+        wrong = sorted({int(i) for i in index.reshape(-1) if not 0 <= i < count})
+        if wrong:
+            raise ValueError(f"Class {wrong[0]} is out of range; the model has classes 0 to {count - 1}.")
+        return index.expand(n).cpu()
+
+
+def sample(output: Any, i: int) -> Any:
+    """The output of one sample, whatever containers the model returns.
+
+    >>> sample({"out": torch.arange(3)}, 1)
+    {'out': tensor(1)}
+    """
+    if isinstance(output, Tensor):
+        return output[i]
+    if isinstance(output, dict):
+        return {key: sample(value, i) for key, value in output.items()}
+    if isinstance(output, (tuple, list)):
+        return type(output)(sample(value, i) for value in output)
+    return output
+
+
+def capture(
+    model: nn.Module, inputs: Tensor, layers: str | nn.Module | Sequence[str | nn.Module] | None = None
+) -> Capture:
+    """Run `model` once on `inputs` `(N, C, *spatial)` and hold what it did at `layers`.
+
+    The trunk runs without a graph: recording begins at the first of the layers. The model is left as it was: flags,
+    hooks, parameters and their `.grad`, after success and after an error. The pass itself is in eval mode, so that
+    batch statistics are neither used nor changed.
+
+    >>> from camhelpers.nets import SmallResNet
+    >>> capture(SmallResNet(classes=2), torch.zeros(1, 3, 64, 64), ["layer3", "layer4"]).layers
+    ['layer3', 'layer4']
+    """
+    wanted = [layers] if layers is None or isinstance(layers, (str, nn.Module)) else list(layers)
+    if not wanted:
+        raise ValueError("layers is empty; name at least one layer, or leave it out for the last stage.")
+    names = list(dict.fromkeys(layer_name(model, layer) for layer in wanted))
+    if not isinstance(inputs, Tensor) or inputs.ndim < 3 or not inputs.is_floating_point():
+        raise TypeError("capture takes a floating-point tensor (N, C, *spatial).")
+    if len(inputs) == 0:
+        raise ValueError("The batch is empty; give at least one sample.")
+    if not torch.isfinite(inputs).all():
+        raise ValueError("The input holds NaN or infinite values; clean it first.")
+
+    held: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[..., Tensor]:
+        def hold(module: nn.Module, args: Any, out: Any) -> Tensor:
+            if not isinstance(out, Tensor) or out.ndim < 3 or not out.is_floating_point() or len(out) != len(inputs):
+                what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+                raise ValueError(
+                    f"Layer {name!r} gives {what}, which has no spatial map (N, C, *spatial); name another."
+                )
+            if not torch.is_grad_enabled() or not out.requires_grad:  # the first: the graph begins here
+                torch.set_grad_enabled(True)
+                out = out.detach().requires_grad_()
+            held[name] = out
+            return out.clone()  # an in-place ReLU behind the layer then changes the copy, not what is held
+
+        return hold
+
+    with _quiet(model):
+        hooks = []
+        try:
+            for name in names:
+                hooks.append(model.get_submodule(name).register_forward_hook(hook(name)))
+            with torch.inference_mode(False), torch.no_grad():
+                output = model(inputs.clone() if inputs.is_inference() else inputs)
+        finally:
+            for handle in hooks:
+                handle.remove()
+    missing = [name for name in names if name not in held]
+    if missing:
+        raise ValueError(f"The forward pass never reached layer {missing[0]!r}; name one that it runs through.")
+    return Capture(held, output)
+
+
+@contextmanager
+def _quiet(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every module's own flag afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

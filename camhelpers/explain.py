@@ -1,0 +1,294 @@
+"""The front door: `explain(model, picture)` predicts, and hands out heatmaps for any method, layer, class and alpha."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import methods
+from .capture import Capture, Target, capture
+from .models import Card, layer_name
+
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+Size = Literal["input", "native"]
+
+
+@dataclass(eq=False, repr=False)
+class Explanation:
+    """One pass over one input, or over a batch: its prediction, and every heatmap that can be drawn from it."""
+
+    model: nn.Module
+    capture: Capture
+    inputs: Tensor
+    target: Target
+    card: Card | None
+    single: bool
+    pictures: np.ndarray | None
+    """What was explained, `(N, H, W, 3)` in 0..1; None where the input is no picture."""
+    view: tuple[int, int, int, int] | None
+    """The box (top, left, height, width) of the pictures that the model saw; None for all of the input."""
+
+    # what the model says -------------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> list[str]:
+        """The captured layers, early to late."""
+        return self.capture.layers
+
+    @property
+    def logits(self) -> np.ndarray:
+        """The scores `(classes,)`, or `(N, classes)` for a batch."""
+        return self._out(self.capture.logits)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """The softmax of the scores."""
+        return self._out(self.capture.logits.float().softmax(-1))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; their numbers, where the model has no names."""
+        names = self.card.classes if self.card else ()
+        count = self.capture.logits.shape[-1]
+        return tuple(names) if len(names) == count else tuple(str(i) for i in range(count))
+
+    @property
+    def label(self) -> str | list[str]:
+        """The predicted class by name."""
+        names = [self.classes[i] for i in self.capture.logits.argmax(-1)]
+        return names[0] if self.single else names
+
+    @property
+    def confidence(self) -> float | np.ndarray:
+        """The probability of the predicted class."""
+        top = np.max(self.probabilities, axis=-1)
+        return float(top) if self.single else top
+
+    # why -------------------------------------------------------------------------------------------------------------
+
+    def heatmap(
+        self,
+        method: str = "gradcam",
+        *,
+        layer: str | nn.Module | None = None,
+        target: Target = None,
+        alpha: float = 0.7,
+        seed: int = 0,
+        size: Size = "input",
+        normalize: bool = True,
+    ) -> np.ndarray:
+        """The heat `(H, W)`, or `(N, H, W)` for a batch, as float32 in 0..1 (each map divided by its maximum).
+
+        `layer`: one of those captured, the last unless given. `target`: another class than the one that was explained.
+        `size="native"` keeps the layer's own resolution; `normalize=False` the method's own scale. A map without
+        positive evidence is blank: it stays zero, and `blank()` says so.
+        """
+        heat = self._resized(self._native(method, layer, target, {"alpha": alpha, "seed": seed}), size)
+        return self._out(methods.unit(heat) if normalize else heat)
+
+    def heatmaps(self, classes: Sequence[int | str] | Literal["all"] = "all", **options: Any) -> np.ndarray:
+        """Heatmaps of several classes on one shared scale, classes first: `(K, H, W)` or `(K, N, H, W)`."""
+        chosen = range(len(self.classes)) if isinstance(classes, str) and classes == "all" else classes
+        if len(chosen) == 0:
+            raise ValueError("classes is empty; name at least one class, or 'all'.")
+        options["normalize"], shared = False, options.get("normalize", True)
+        maps = np.stack([self.heatmap(target=c, **options) for c in chosen])
+        if not shared:
+            return maps
+        top = maps.max(axis=(0, *range(1 if self.single else 2, maps.ndim)), keepdims=True)
+        return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
+
+    def blank(self, method: str = "gradcam", **options: Any) -> bool | np.ndarray:
+        """Whether the map shows no positive evidence at all."""
+        heat = self.heatmap(method, **{**options, "size": "native", "normalize": False})
+        return bool(heat.max() <= 0) if self.single else heat.reshape(len(heat), -1).max(1) <= 0
+
+    # to look at ------------------------------------------------------------------------------------------------------
+
+    @property
+    def picture(self) -> np.ndarray:
+        """What was explained, `(H, W, 3)` in 0..1, or `(N, H, W, 3)` for a batch."""
+        if self.pictures is None:
+            raise ValueError("This input is no picture; draw its slices with camhelpers.render.overlay.")
+        return self.pictures[0] if self.single else self.pictures
+
+    def overlay(
+        self,
+        method: str = "gradcam",
+        *,
+        opacity: float = 0.4,
+        cmap: str = "jet",
+        contours: Sequence[float] = (),
+        **options: Any,
+    ) -> np.ndarray:
+        """The picture under its heat, uint8 `(H, W, 3)` or `(N, H, W, 3)`; 0.4 is 40 % of colour, everywhere."""
+        from .render import overlay
+
+        return overlay(self.picture, self.heatmap(method, **options), opacity=opacity, cmap=cmap, contours=contours)
+
+    def panel(
+        self,
+        method: str | Sequence[str] = "gradcam",
+        *,
+        opacity: float = 0.4,
+        cmap: str = "jet",
+        index: int = 0,
+        **options: Any,
+    ):
+        """A figure: the picture, and for each method its heat with a colour bar and its overlay."""
+        from .render import panel
+
+        names = [method] if isinstance(method, str) else list(method)
+        pick = (lambda x: x) if self.single else (lambda x: x[index])
+        heats = {name: pick(self.heatmap(name, **options)) for name in names}
+        return panel(pick(self.picture), heats, title=self.title(index), opacity=opacity, cmap=cmap)
+
+    def title(self, index: int = 0) -> str:
+        """What the model says of one sample, for a heading: `cat 98 %`."""
+        row = self.capture.logits[index].float().softmax(-1)
+        top = int(row.argmax())
+        return f"{self.classes[top]} {float(row[top]):.0%}".replace("%", " %")
+
+    def __repr__(self) -> str:
+        what = self.title() if self.single else f"batch of {len(self.inputs)}"
+        return f"<Explanation: {what}, layers {', '.join(self.layers)}>"
+
+    # how -------------------------------------------------------------------------------------------------------------
+
+    def _native(self, method: str, layer: str | nn.Module | None, target: Target, options: dict[str, Any]) -> Tensor:
+        """The raw map at the layer's own resolution."""
+        methods.method(method)
+        if not 0 <= options["alpha"] <= 1:
+            raise ValueError(f"alpha is {options['alpha']}; it lies between 0 (LayerCAM) and 1 (Grad-CAM).")
+        name = self.layers[-1] if layer is None else layer_name(self.model, layer)
+        if name not in self.layers:
+            raise ValueError(
+                f"Layer {name!r} was not captured, only {', '.join(self.layers)}; ask for it in explain(layers=...)."
+            )
+        target = self.target if target is None else resolve_target(target, self.classes if self.card else ())
+        A, G = self.capture.A[name], self.capture.gradients(target)[name]
+        return methods.apply(method, _full(A), _full(G), **options)
+
+    def _resized(self, heat: Tensor, size: Size) -> Tensor:
+        if size == "native":
+            return heat
+        if size != "input":
+            raise ValueError(f"size is {size!r}; it is 'input' (the picture's) or 'native' (the layer's).")
+        if self.view is None:
+            return upsample(heat, self.inputs.shape[2:])
+        top, left, height, width = self.view  # what lies outside of a centre crop was never seen: no heat
+        whole = heat.new_zeros(len(heat), *self.pictures.shape[1:3])
+        whole[:, top : top + height, left : left + width] = upsample(heat, (height, width))
+        return whole
+
+    def _out(self, x: Tensor) -> np.ndarray:
+        array = x.detach().float().cpu().numpy()
+        return array[0] if self.single else array
+
+
+def explain(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    layers: str | nn.Module | Sequence[str | nn.Module] | None = None,
+    target: Target = None,
+) -> Explanation:
+    """Run `model` once on `inputs` and return its explanation.
+
+    `inputs`: a picture (path, array, PIL image) or a list of them, prepared as the model's card says; or a tensor
+    `(N, C, *spatial)`, taken as ready. `layers`: the last stage with a spatial map unless given; name several, and one
+    pass serves them all. `target`: the predicted class unless given; an index, a name, one for each sample, or a
+    callable that turns one sample's output into the number to explain.
+
+    >>> import camhelpers as ch
+    >>> ex = ch.explain(ch.load_model("scenes"), np.zeros((224, 224, 3)))
+    >>> ex.heatmap("hybrid", alpha=0.7).shape
+    (224, 224)
+    """
+    card = getattr(model, "card", None)
+    single, pictures, view = False, None, None
+    if isinstance(inputs, Tensor):
+        x = inputs
+        pictures = _pictures_of(x, card)
+    else:
+        if card is None:
+            raise TypeError(
+                "The model has no card that says how to prepare a picture; pass a ready tensor (N, C, H, W), "
+                "or give it one with load_model(model, classes=[...], size=..., mean=..., std=...)."
+            )
+        single = not isinstance(inputs, (list, tuple)) and not (isinstance(inputs, np.ndarray) and inputs.ndim == 4)
+        x, pictures, view = _prepare([inputs] if single else inputs, card)
+    x = _to_device_of(model, x)
+    target = resolve_target(target, card.classes if card else ())
+    held = capture(model, x, layers)
+    if not callable(target):
+        target = held.classes(target)
+    return Explanation(model, held, x, target, card, single, pictures, view)
+
+
+def resolve_target(target: Target, classes: Sequence[str]) -> Target:
+    """Turn class names into indices; leave the rest as it is.
+
+    >>> resolve_target("dog", ["cat", "dog"])
+    1
+    """
+    if isinstance(target, str):
+        if target not in classes:
+            known = (
+                f"it knows {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}"
+                if classes
+                else "it has no names"
+            )
+            raise ValueError(f"The model has no class {target!r}; {known}.")
+        return list(classes).index(target)
+    if isinstance(target, (list, tuple, np.ndarray)):
+        return [resolve_target(t.item() if isinstance(t, np.generic) else t, classes) for t in target]
+    return target
+
+
+def upsample(heat: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize maps `(N, *spatial)` linearly along every axis, as OpenCV's `resize` does (`align_corners=False`)."""
+    if tuple(heat.shape[1:]) == tuple(size):
+        return heat
+    mode = _INTERPOLATION[len(size)]
+    return F.interpolate(heat[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
+
+
+def _prepare(inputs: Sequence[Any], card: Card) -> tuple[Tensor, np.ndarray, tuple[int, int, int, int] | None]:
+    from .images import read_image
+
+    if len(inputs) == 0:
+        raise ValueError("There is no picture to explain; give at least one.")
+    read = [read_image(source) for source in inputs]
+    x = torch.stack([card.prepare(picture) for picture in read])
+    if len({picture.shape for picture in read}) == 1:
+        height, width = read[0].shape[:2]
+        return x, np.stack(read), card.view(height, width)
+    return x, _pictures_of(x, card), None  # mixed sizes: shown as the model saw them
+
+
+def _pictures_of(x: Tensor, card: Card | None) -> np.ndarray | None:
+    """A ready tensor as pictures: by the card's statistics, else stretched to 0..1 for each sample."""
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        return None
+    x = x.detach().float().cpu()
+    if card and len(card.mean) == x.shape[1]:
+        shown = card.display(x)
+    else:
+        low, high = x.flatten(1).amin(1).view(-1, 1, 1, 1), x.flatten(1).amax(1).view(-1, 1, 1, 1)
+        shown = (x - low) / (high - low).clamp_min(1e-12)
+    return shown.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def _to_device_of(model: nn.Module, x: Tensor) -> Tensor:
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return x if weight is None else x.to(weight.device)
+
+
+def _full(x: Tensor) -> Tensor:
+    """Half precision is for the network; the methods divide and take powers."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

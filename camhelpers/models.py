@@ -1,0 +1,360 @@
+"""Models and their cards: loading, preprocessing, and the choice of a layer."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .files import ROOT, atomic, sha256, write_text
+from .nets import SmallResNet
+
+MODELS = ROOT / "data" / "models"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow and OpenCV turn colour into grey
+
+
+@dataclass(frozen=True)
+class Card:
+    """What one must know to feed a model and to read its answer."""
+
+    name: str
+    classes: tuple[str, ...] = ()
+    architecture: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    size: tuple[int, ...] = (224, 224)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    fit: Literal["squash", "crop"] = "squash"
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    training: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("classes", "size", "mean", "std"):  # JSON has lists only
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
+            raise ValueError(f"mean {self.mean} and std {self.std} must have one positive deviation for each channel.")
+
+    def prepare(self, picture: np.ndarray) -> Tensor:
+        """Turn a picture `(H, W, 3)` in 0..1 into what the model takes, `(C, *size)`."""
+        x = torch.from_numpy(np.ascontiguousarray(picture, dtype=np.float32)).permute(2, 0, 1)[None]
+        if len(self.size) != 2:
+            raise ValueError(f"{self.name!r} takes inputs with {len(self.size)} axes, not pictures; pass a tensor.")
+        if len(self.mean) == 1:
+            x = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        height, width = x.shape[2:]
+        before = self.size if self.fit == "squash" else self._resized(height, width)
+        if (height, width) != before:
+            x = F.interpolate(x, before, mode=self.interpolation, align_corners=False, antialias=True).clamp(0, 1)
+        if self.fit == "crop":
+            top, left = (round((b - s) / 2) for b, s in zip(before, self.size, strict=True))
+            x = x[:, :, top : top + self.size[0], left : left + self.size[1]]
+        return self.normalise(x)[0]
+
+    def view(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """The box (top, left, height, width) of a picture of that size that the model sees."""
+        if self.fit == "squash":
+            return 0, 0, height, width
+        before = self._resized(height, width)
+        (y, h), (x, w) = (
+            (round(round((b - s) / 2) * n / b), min(n, round(s * n / b)))
+            for b, s, n in zip(before, self.size, (height, width), strict=True)
+        )
+        return y, x, h, w
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """The size before the centre crop: the shorter side becomes `resize`, as torchvision does it."""
+        side = max(self.resize or 0, *self.size)
+        short = min(height, width)
+        return int(side * height / short), int(side * width / short)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Subtract the mean and divide by the deviation of each channel of `(N, C, *spatial)`."""
+        mean, std = self._statistics(x)
+        return (x - mean) / std
+
+    def display(self, x: Tensor) -> Tensor:
+        """Undo `normalise`, clipped to 0..1."""
+        mean, std = self._statistics(x)
+        return (x * std + mean).clamp(0, 1)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        return x.new_tensor(self.mean).view(shape), x.new_tensor(self.std).view(shape)
+
+
+def load_model(
+    spec: str | Path | nn.Module = "scenes",
+    *,
+    architecture: str | Callable[[], nn.Module] | None = None,
+    classes: int | Sequence[str] | None = None,
+    **card: Any,
+) -> nn.Module:
+    """Return an ordinary network in eval mode that carries a `card`.
+
+    `spec` is the name of a shipped model (`"scenes"`), a torchvision name (`"resnet50"`: its pretrained weights, where
+    they are cached or reachable), a checkpoint (`.pt`, `.pth` with a state dict, or `.safetensors`) with `architecture`
+    and `classes` (a count, or names), or a network of your own, which then gets a card and is otherwise left alone.
+    Further keywords set the card: `size`, `mean`, `std`, `fit` ("squash" or "crop"). Unless given, they are ImageNet's.
+
+    >>> load_model("scenes").card.name
+    'scenes'
+    """
+    names = _class_names(classes)
+    unknown = set(card) - {f.name for f in fields(Card)}
+    if unknown:
+        raise ValueError(
+            f"A card has no {', '.join(sorted(unknown))}; it has {', '.join(f.name for f in fields(Card))}."
+        )
+    with torch.inference_mode(False):  # tensors born in inference mode could never be explained
+        if isinstance(spec, nn.Module):
+            spec.card = replace(
+                getattr(spec, "card", Card(type(spec).__name__)), **card, **({"classes": names} if names else {})
+            )
+            return spec
+        path = Path(spec)
+        if (MODELS / f"{spec}.json").is_file():
+            net = _load_file(MODELS / f"{spec}.safetensors", None, (), card)
+        elif path.suffix in (".pt", ".pth", ".safetensors"):
+            net = _load_file(path, architecture, names, card)
+        else:
+            net = _load_torchvision(str(spec), card)
+    return net.eval()
+
+
+def save_model(net: nn.Module, card: Card, path: str | Path) -> Card:
+    """Write weights as safetensors and the card as JSON beside them; return the card with the checksum filled in."""
+    from safetensors.torch import save_file
+
+    path = Path(path).with_suffix(".safetensors")
+    with atomic(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}, temporary)
+    card = replace(card, sha256=sha256(path))
+    write_text(path.with_suffix(".json"), json.dumps(asdict(card), indent=1) + "\n")
+    return card
+
+
+def model_hash(net: nn.Module) -> str:
+    """Twelve hexadecimal digits that change when any weight does."""
+    digest = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def layer_name(net: nn.Module, layer: str | nn.Module | None = None) -> str:
+    """The name of a layer: given by name, as a module of `net`, or None for the last stage with a spatial map.
+
+    >>> layer_name(SmallResNet(classes=2))
+    'layer4'
+    """
+    if layer is None:
+        return _last_stage(net)
+    modules = {name: module for name, module in net.named_modules() if name}
+    if isinstance(layer, nn.Module):
+        for name, module in modules.items():
+            if module is layer:
+                return name
+        raise ValueError(f"The given {type(layer).__name__} is not a layer of this model.")
+    name = re.sub(r"\[(-?\d+)\]", lambda m: f".{m[1]}", str(layer))  # "layer4[-1]" as one writes it in Python
+    while match := re.search(r"(?:^|\.)(-\d+)(?:\.|$)", name):
+        parent = net.get_submodule(name[: match.start()]) if match.start() else net
+        count = len(list(parent.children()))
+        name = name[: match.start(1)] + str(count + int(match[1])) + name[match.end(1) :]
+    if name not in modules:
+        shown = [n for n in modules if n.count(".") == 0] + [n for n in modules if n.count(".") == 1]
+        more = f" and {len(modules) - 40} deeper ones" if len(modules) > 40 else ""
+        raise ValueError(f"The model has no layer {str(layer)!r}; it has {', '.join(shown[:40])}{more}.")
+    return name
+
+
+def stages(net: nn.Module) -> list[str]:
+    """The layers worth offering in a menu: the stages up to the last one with a spatial map, early to late."""
+    last = _last_stage(net)
+    parent = last.rpartition(".")[0]
+    names = _trunk_names(net, parent)
+    names = names[: names.index(last) + 1]
+    return names if len(names) > 2 else [*_trunk_names(net, last), last]  # a trunk in one Sequential: look inside
+
+
+def _trunk_names(net: nn.Module, parent: str) -> list[str]:
+    prefix = f"{parent}." if parent else ""
+    children = (net.get_submodule(parent) if parent else net).named_children()
+    return [prefix + name for name, child in children if _has_convolution(child) and not name.lower().startswith("aux")]
+
+
+def _last_stage(net: nn.Module, prefix: str = "") -> str:
+    """Walk down the trunk: the last child with a convolution that is no head and holds no global pooling."""
+    trunk = [
+        (name, child)
+        for name, child in net.named_children()
+        if _has_convolution(child) and not name.lower().startswith("aux") and not _is_head(child)
+    ]
+    if not trunk:  # a whole classifier wrapped in one module: look inside
+        trunk = [(name, child) for name, child in net.named_children() if _has_convolution(child)][-1:]
+        if trunk and any(True for _ in trunk[0][1].children()):
+            return _last_stage(trunk[0][1], f"{prefix}{trunk[0][0]}.")
+    if not trunk:
+        raise ValueError(
+            "No layer with a spatial map was found; name one with layers=..., a name from named_modules()."
+        )
+    name, child = trunk[-1]
+    pooled = any(isinstance(m, (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten)) for m in child.children())
+    return _last_stage(child, f"{prefix}{name}.") if pooled else prefix + name
+
+
+def _has_convolution(module: nn.Module) -> bool:
+    return any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in module.modules())
+
+
+def _is_head(module: nn.Module) -> bool:
+    """Whether a module ends in scores rather than in a map."""
+    leaves = [m for m in module.modules() if not list(m.children())]
+    while leaves and isinstance(leaves[-1], (nn.Dropout, nn.Softmax, nn.Sigmoid)):
+        leaves.pop()
+    return isinstance(leaves[-1], (nn.Linear, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten))
+
+
+def _class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
+    if isinstance(classes, int):
+        if classes < 1:
+            raise ValueError(f"classes={classes}: a model has at least one class.")
+        return tuple(f"class {i}" for i in range(classes))
+    return tuple(classes or ())
+
+
+def _load_file(
+    path: Path, architecture: str | Callable[[], nn.Module] | None, names: tuple[str, ...], card: dict
+) -> nn.Module:
+    state = _read_state(path)
+    beside = path.with_suffix(".json")
+    known = Card(**json.loads(beside.read_text(encoding="utf-8"))) if beside.is_file() else None
+    if known and known.sha256 and known.sha256 != sha256(path):
+        raise ValueError(f"{path.name} is not the file that {beside.name} describes: its checksum differs.")
+    if known and architecture is None:
+        known = replace(known, **card, **({"classes": names} if names else {}))
+        net = _build(known.architecture, len(known.classes), known.arguments)
+    elif architecture is None:
+        raise ValueError(
+            f"{path.name} holds weights only; say architecture='resnet18' (or another) and classes=... as well."
+        )
+    else:
+        if not names and isinstance(architecture, str):
+            raise ValueError(f"{path.name} holds weights only; say classes=... (a count, or a list of names) as well.")
+        known = Card(**{"name": path.stem, "classes": names, "architecture": str(architecture), **card})
+        net = _build(architecture, len(names), {})
+    _fit(net, state, path.name, known)
+    net.card = known
+    return net
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {str(path)!r}.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors each raise their own
+        if "weights_only" in str(error) or "Weights only" in str(error):
+            raise ValueError(
+                f"{path.name} holds more than weights (pickled code) and was refused; save model.state_dict() instead."
+            ) from None
+        raise ValueError(f"{path.name} is not a readable checkpoint.") from error
+    for key in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path.name} holds no state dict; save model.state_dict().")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _build(architecture: str | Callable[[], nn.Module], classes: int, arguments: dict) -> nn.Module:
+    if callable(architecture):
+        return architecture()
+    if architecture == "small_resnet":
+        return SmallResNet(**{"classes": classes, **arguments})
+    models = _torchvision_models(architecture)
+    extra = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+    return models.get_model(architecture, weights=None, num_classes=classes, **extra)
+
+
+def _fit(net: nn.Module, state: dict[str, Tensor], file: str, card: Card) -> None:
+    own = net.state_dict()
+    wrong = [
+        f"{n} is {tuple(state[n].shape)}, not {tuple(own[n].shape)}"
+        for n in own
+        if n in state and state[n].shape != own[n].shape
+    ]
+    missing, extra = [n for n in own if n not in state], [n for n in state if n not in own]
+    if wrong or missing or extra:
+        parts = [
+            f"{len(items)} {what} ({', '.join(items[:3])}{', ...' if len(items) > 3 else ''})"
+            for what, items in (
+                ("shapes differ", wrong),
+                ("weights are missing", missing),
+                ("weights are unknown", extra),
+            )
+            if items
+        ]
+        raise ValueError(
+            f"{file} does not fit {card.architecture} with {len(card.classes)} classes: {'; '.join(parts)}."
+        )
+    net.load_state_dict(state)
+
+
+def _torchvision_models(name: str) -> Any:
+    from .torchvision_guard import import_torchvision
+
+    models = import_torchvision().models
+    offered = models.list_models(module=models) + models.list_models(module=models.video)
+    if name not in offered:
+        shipped = sorted(p.stem for p in MODELS.glob("*.json"))
+        raise ValueError(
+            f"There is no model {name!r}; give a shipped one ({', '.join(shipped)}), a classifier of torchvision "
+            f"(resnet50, densenet121, ...), or a checkpoint file (.pt, .safetensors)."
+        )
+    return models
+
+
+def _load_torchvision(name: str, card: dict) -> nn.Module:
+    models = _torchvision_models(name)
+    weights = models.get_model_weights(name).DEFAULT
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    try:
+        state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except OSError as error:  # URLError, timeouts and refused connections
+        raise FileNotFoundError(
+            f"The pretrained weights of {name} are neither cached nor reachable ({error}); download {weights.url} on a "
+            f"connected machine and put it at {cached.name!r} in torch.hub's folder 'checkpoints'."
+        ) from None
+    net = models.get_model(name, weights=None, num_classes=len(weights.meta["categories"]))
+    net.load_state_dict(state)
+    preset = weights.transforms()
+    size = preset.crop_size * 2 if len(preset.crop_size) == 1 else preset.crop_size
+    defaults = Card(
+        name=name,
+        classes=weights.meta["categories"],
+        architecture=name,
+        size=size,
+        mean=preset.mean,
+        std=preset.std,
+        fit="crop",
+        resize=preset.resize_size[0],
+        interpolation=preset.interpolation.value,
+        training={"weights": str(weights), "url": weights.url, **weights.meta.get("_metrics", {})},
+    )
+    net.card = replace(defaults, **card)
+    return net

@@ -1,0 +1,267 @@
+"""Heat made visible: colour tables, overlays, panels and grids. Arrays in, arrays or figures out."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+CMAPS = ("jet", "hot", "viridis", "plasma", "inferno", "magma", "cividis", "turbo")
+
+STYLE: dict[str, Any] = {
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "savefig.bbox": "tight",
+    "figure.constrained_layout.use": True,
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.titleweight": "medium",
+    "axes.titlepad": 7,
+    "axes.labelsize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": False,
+    "image.interpolation": "nearest",
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+}
+COLOURS = {
+    "gradcam": "#0072B2",
+    "gradcam++": "#56B4E9",
+    "xgradcam": "#009E73",
+    "hirescam": "#CC79A7",
+    "layercam": "#E69F00",
+    "hybrid": "#D55E00",
+    "eigencam": "#7F6A00",
+    "random": "#999999",
+    "centre": "#555555",
+}
+"""One colour a method in every chart (Okabe and Ito's palette, safe for colour-blind readers)."""
+NAMES = {
+    "gradcam": "Grad-CAM",
+    "gradcam++": "Grad-CAM++",
+    "xgradcam": "XGrad-CAM",
+    "hirescam": "HiResCAM",
+    "layercam": "LayerCAM",
+    "hybrid": "Hybrid",
+    "eigencam": "Eigen-CAM",
+    "random": "Random",
+    "centre": "Centre",
+}
+
+
+def name(method: str) -> str:
+    """A method's name as the papers write it.
+
+    >>> name("gradcam")
+    'Grad-CAM'
+    """
+    return NAMES.get(method, method)
+
+
+def use_style() -> None:
+    """Give every figure of a notebook one look; photographs go in as JPEG, which keeps a notebook under 1 MB."""
+    import matplotlib as mpl
+
+    mpl.rcParams.update(STYLE)
+    try:
+        from IPython import get_ipython
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+    except ImportError:
+        return
+    if get_ipython() is not None:
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88, "subsampling": 0}, bbox_inches=None)
+
+
+# colour --------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def table(cmap: str = "jet") -> np.ndarray:
+    """The 256 colours of a map, uint8 `(256, 3)`: the one table that pictures, volumes and colour bars share.
+
+    >>> table("jet")[0].tolist()
+    [0, 0, 128]
+    """
+    if cmap not in CMAPS:
+        raise ValueError(f"There is no colour map {cmap!r}; choose one of {', '.join(CMAPS)}.")
+    import matplotlib as mpl
+
+    colours = np.round(mpl.colormaps[cmap](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    colours.setflags(write=False)  # it is shared
+    return colours
+
+
+def colour(heat: np.ndarray, cmap: str = "jet") -> np.ndarray:
+    """Paint heat in 0..1, of any shape, in colour: uint8 `(*shape, 3)`."""
+    return table(cmap)[index(heat)]
+
+
+def index(heat: np.ndarray) -> np.ndarray:
+    """Heat in 0..1 as a row of the table, 0 to 255."""
+    heat = np.asarray(heat)
+    if not np.isfinite(heat).all():
+        raise ValueError("The heat holds NaN or infinite values.")
+    if heat.size and (heat.min() < 0 or heat.max() > 1):
+        raise ValueError(f"The heat reaches from {heat.min():.3g} to {heat.max():.3g}; bring it to 0..1 first.")
+    return np.round(heat * 255).astype(np.uint8)
+
+
+def overlay(
+    picture: np.ndarray,
+    heat: np.ndarray,
+    *,
+    opacity: float = 0.4,
+    cmap: str = "jet",
+    contours: Sequence[float] = (),
+) -> np.ndarray:
+    """Mix `1 - opacity` of the picture with `opacity` of the coloured heat, uint8 `(..., H, W, 3)`.
+
+    Exactly so at every pixel: no rescaling by the maximum, hence the same picture under the same heat looks the same in
+    every slice and frame. `contours` draws lines at these levels of heat.
+
+    >>> overlay(np.ones((4, 4, 3)), np.zeros((4, 4)), opacity=0.0).min()
+    np.uint8(255)
+    """
+    picture, heat = np.asarray(picture), np.asarray(heat)
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity}; it lies between 0 (the picture alone) and 1 (the heat alone).")
+    if picture.shape != (*heat.shape, 3):
+        raise ValueError(
+            f"The picture is {picture.shape} and the heat {heat.shape}; they must agree but for the 3 colours."
+        )
+    share = np.float32(opacity)
+    full = np.float32(1 if picture.dtype == np.uint8 else 255)
+    mixed = picture.astype(np.float32) * (full * (1 - share)) + colour(heat, cmap) * share
+    mixed = np.round(mixed.clip(0, 255)).astype(np.uint8)
+    if contours:
+        for flat, warm in zip(mixed.reshape(-1, *mixed.shape[-3:]), heat.reshape(-1, *heat.shape[-2:]), strict=True):
+            _draw_contours(flat, warm, contours)
+    return mixed
+
+
+def _draw_contours(picture: np.ndarray, heat: np.ndarray, levels: Sequence[float]) -> None:
+    import cv2
+
+    for level in levels:
+        inside = (heat >= level).astype(np.uint8)
+        lines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        for ink, width in ((0, 3), (255, 1)):  # white on black shows on any ground
+            cv2.drawContours(picture, lines, -1, (ink,) * 3, width, cv2.LINE_AA)
+
+
+def outline(
+    picture: np.ndarray, mask: np.ndarray, ink: Sequence[float] = (255, 255, 255), width: int = 2
+) -> np.ndarray:
+    """The picture, uint8, with the edge of a mask drawn on it."""
+    import cv2
+
+    drawn = np.ascontiguousarray(
+        np.round(np.asarray(picture, dtype=np.float32) * (1 if picture.dtype == np.uint8 else 255))
+    )
+    drawn = drawn.clip(0, 255).astype(np.uint8)
+    lines, _ = cv2.findContours(np.asarray(mask, dtype=np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(drawn, lines, -1, tuple(ink), width, cv2.LINE_AA)
+    return drawn
+
+
+# figures -------------------------------------------------------------------------------------------------------------
+
+
+def show(axes: "Axes", picture: np.ndarray, title: str = "", **options: Any) -> Any:
+    """Put a picture, a map or a mask on axes without ticks."""
+    image = axes.imshow(picture, **options)
+    axes.set_xticks([]), axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title)
+    return image
+
+
+def colour_bar(
+    figure: "Figure", axes: Any, cmap: str = "jet", label: str = "heat (share of the maximum)", **options: Any
+):
+    """A colour bar with numbers for maps in 0..1 that were painted with `cmap`."""
+    import matplotlib as mpl
+
+    norm = mpl.colors.Normalize(0, 1)
+    colours = mpl.colors.ListedColormap(table(cmap) / 255)
+    bar = figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, **{"fraction": 0.046, "pad": 0.02, **options})
+    bar.set_ticks([0, 0.25, 0.5, 0.75, 1.0])
+    bar.outline.set_visible(False)
+    bar.set_label(label)
+    return bar
+
+
+def panel(
+    picture: np.ndarray,
+    heats: Mapping[str, np.ndarray],
+    *,
+    title: str = "",
+    opacity: float = 0.4,
+    cmap: str = "jet",
+) -> "Figure":
+    """The picture, then one column for each method: the heat above, its overlay below, a colour bar for all."""
+    import matplotlib.pyplot as plt
+
+    columns = 1 + len(heats)
+    height, width = picture.shape[:2]
+    cell = 2.7
+    figure, axes = plt.subplots(
+        2, columns, figsize=(cell * columns + 0.9, 2 * cell * height / width + 0.5), squeeze=False
+    )
+    show(axes[0, 0], picture, title)
+    axes[1, 0].axis("off")
+    for (method, heat), (above, below) in zip(heats.items(), axes.T[1:], strict=True):
+        show(above, colour(heat, cmap), name(method) + (" (blank)" if not heat.any() else ""))
+        show(below, overlay(picture, heat, opacity=opacity, cmap=cmap))
+    colour_bar(figure, axes, cmap)
+    return figure
+
+
+def grid(
+    pictures: Sequence[np.ndarray],
+    titles: Sequence[str] = (),
+    *,
+    columns: int = 5,
+    rows: Sequence[str] = (),
+    cell: float = 2.2,
+    cmap: str | None = None,
+    bar: str = "",
+) -> "Figure":
+    """Pictures side by side; `rows` names the rows at the left, `cmap` adds a colour bar, labelled `bar`."""
+    import matplotlib.pyplot as plt
+
+    if not len(pictures):
+        raise ValueError("There are no pictures to show.")
+    lines = -(-len(pictures) // columns)
+    height, width = np.shape(pictures[0])[:2]
+    title_room = 0.32 if len(titles) else 0.05
+    size = (cell * columns + (0.9 if cmap else 0), (cell * height / width + title_room) * lines)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    for i, cells in enumerate(axes.flat):
+        if i >= len(pictures):
+            cells.axis("off")
+            continue
+        picture = np.asarray(pictures[i])
+        flat = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
+        show(cells, picture, titles[i] if i < len(titles) else "", **flat)
+        if i % columns == 0 and i // columns < len(rows):
+            cells.set_ylabel(rows[i // columns], fontsize=STYLE["axes.titlesize"])
+    if cmap:
+        colour_bar(figure, axes, cmap, **({"label": bar} if bar else {}))
+    return figure
+
+
+def save(figure: "Figure", path: Any) -> Any:
+    """Write a figure, whole or not at all; the suffix names the format."""
+    from .files import atomic
+
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
+    return path
