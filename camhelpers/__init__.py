@@ -10,7 +10,7 @@
 import importlib
 
 from .capture import Capture, capture
-from .explain import Explanation, explain
+from .explain import Explanation, explain, predict
 from .files import ROOT, results_dir
 from .methods import CONTROLS, METHODS, register
 from .models import Card, layer_name, load_model, model_hash, save_model, stages
@@ -18,10 +18,12 @@ from .models import Card, layer_name, load_model, model_hash, save_model, stages
 __version__ = "0.1.0"
 
 _LATER = {  # rooms that load matplotlib, OpenCV or widgets: only when they are first asked for
-    "render": "render",
-    "images": "images",
-    "widgets": "widgets",
-    "scenes": "datasets.scenes",
+    "render": ".render",
+    "images": ".images",
+    "metrics": ".metrics",
+    "widgets": ".widgets",
+    "scenes": ".datasets.scenes",
+    "pictures": ".datasets.pictures:pictures",
 }
 
 __all__ = [
@@ -36,7 +38,10 @@ __all__ = [
     "images",
     "layer_name",
     "load_model",
+    "metrics",
     "model_hash",
+    "pictures",
+    "predict",
     "register",
     "render",
     "results_dir",
@@ -49,5 +54,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _LATER:
-        return importlib.import_module(f".{_LATER[name]}", __name__)
+        room, _, thing = _LATER[name].partition(":")
+        module = importlib.import_module(room, __name__)
+        return getattr(module, thing) if thing else module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

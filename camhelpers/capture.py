@@ -81,7 +81,10 @@ class Capture:
                 "pass target=, a callable on one sample's output."
             )
         n, count = self.logits.shape
-        index = self.logits.argmax(1) if target is None else torch.as_tensor(target).cpu()
+        try:
+            index = self.logits.argmax(1).cpu() if target is None else torch.as_tensor(target).cpu()
+        except (TypeError, ValueError, RuntimeError):  # torch has a different one for every kind of nonsense
+            index = torch.zeros(0, 0)
         if index.is_floating_point() or index.ndim > 1:
             raise TypeError("target must be None, a class, one class a sample, or a callable.")
         if index.ndim == 1 and len(index) != n:
@@ -135,7 +138,8 @@ def capture(
 
     def hook(name: str) -> Callable[..., Tensor]:
         def hold(module: nn.Module, args: Any, out: Any) -> Tensor:
-            if not isinstance(out, Tensor) or out.ndim < 3 or not out.is_floating_point() or len(out) != len(inputs):
+            a_map = isinstance(out, Tensor) and out.ndim >= 3 and out.is_floating_point() and out[0, 0].numel() > 1
+            if not a_map or len(out) != len(inputs):
                 what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise ValueError(
                     f"Layer {name!r} gives {what}, which has no spatial map (N, C, *spatial); name another."
@@ -148,13 +152,17 @@ def capture(
 
         return hold
 
-    with _quiet(model):
+    with eval_mode(model):
         hooks = []
         try:
             for name in names:
                 hooks.append(model.get_submodule(name).register_forward_hook(hook(name)))
             with torch.inference_mode(False), torch.no_grad():
-                output = model(inputs.clone() if inputs.is_inference() else inputs)
+                output = model(inputs.clone())  # a model may begin in place, and an inference tensor has no graph
+        except (RuntimeError, ValueError) as error:
+            if reason := _misfit(model, inputs):
+                raise ValueError(reason) from error
+            raise
         finally:
             for handle in hooks:
                 handle.remove()
@@ -164,8 +172,23 @@ def capture(
     return Capture(held, output)
 
 
+def _misfit(model: nn.Module, inputs: Tensor) -> str:
+    """Why the model's first convolution cannot take the inputs, where that is so."""
+    conv = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
+    if conv is None:
+        return ""
+    shape, axes = tuple(inputs.shape), len(conv.kernel_size)
+    if inputs.ndim != axes + 2:
+        return f"The input is {shape}; the model takes (N, C) and {axes} spatial axes."
+    if inputs.shape[1] != conv.in_channels:
+        return f"The input {shape} has {shape[1]} channels; the model takes {conv.in_channels}."
+    if inputs.dtype != conv.weight.dtype:
+        return f"The input is {inputs.dtype}; the model takes {conv.weight.dtype}."
+    return ""
+
+
 @contextmanager
-def _quiet(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; every module's own flag afterwards."""
     training = [module for module in model.modules() if module.training]
     for module in training:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import methods
-from .capture import Capture, Target, capture
+from .capture import Capture, Target, capture, eval_mode
 from .models import Card, layer_name
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -148,13 +148,16 @@ class Explanation:
         return panel(pick(self.picture), heats, title=self.title(index), opacity=opacity, cmap=cmap)
 
     def title(self, index: int = 0) -> str:
-        """What the model says of one sample, for a heading: `cat 98 %`."""
+        """What the model says of one sample, for a heading: `cat 98 %`; nothing where it is no classifier."""
+        output = self.capture.output
+        if not isinstance(output, Tensor) or output.ndim != 2:
+            return ""
         row = self.capture.logits[index].float().softmax(-1)
         top = int(row.argmax())
         return f"{self.classes[top]} {float(row[top]):.0%}".replace("%", " %")
 
     def __repr__(self) -> str:
-        what = self.title() if self.single else f"batch of {len(self.inputs)}"
+        what = self.title() or "one picture" if self.single else f"batch of {len(self.inputs)}"
         return f"<Explanation: {what}, layers {', '.join(self.layers)}>"
 
     # how -------------------------------------------------------------------------------------------------------------
@@ -169,7 +172,10 @@ class Explanation:
             raise ValueError(
                 f"Layer {name!r} was not captured, only {', '.join(self.layers)}; ask for it in explain(layers=...)."
             )
-        target = self.target if target is None else resolve_target(target, self.classes if self.card else ())
+        if target is None:
+            target = self.target
+        elif not callable(target):
+            target = resolve_target(target, self.classes if self.card else ())
         A, G = self.capture.A[name], self.capture.gradients(target)[name]
         return methods.apply(method, _full(A), _full(G), **options)
 
@@ -215,11 +221,7 @@ def explain(
         x = inputs
         pictures = _pictures_of(x, card)
     else:
-        if card is None:
-            raise TypeError(
-                "The model has no card that says how to prepare a picture; pass a ready tensor (N, C, H, W), "
-                "or give it one with load_model(model, classes=[...], size=..., mean=..., std=...)."
-            )
+        card = _card_of(model)
         single = not isinstance(inputs, (list, tuple)) and not (isinstance(inputs, np.ndarray) and inputs.ndim == 4)
         x, pictures, view = _prepare([inputs] if single else inputs, card)
     x = _to_device_of(model, x)
@@ -228,6 +230,17 @@ def explain(
     if not callable(target):
         target = held.classes(target)
     return Explanation(model, held, x, target, card, single, pictures, view)
+
+
+def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np.ndarray:
+    """Probabilities `(N, classes)` of many pictures, without any explanation; the model is left as it was."""
+    card = _card_of(model)
+    rows = []
+    with eval_mode(model), torch.inference_mode():
+        for start in range(0, len(pictures), batch):
+            x, _, _ = _prepare(pictures[start : start + batch], card)
+            rows.append(model(_to_device_of(model, x)).float().softmax(-1).cpu().numpy())
+    return np.concatenate(rows)
 
 
 def resolve_target(target: Target, classes: Sequence[str]) -> Target:
@@ -245,7 +258,9 @@ def resolve_target(target: Target, classes: Sequence[str]) -> Target:
             )
             raise ValueError(f"The model has no class {target!r}; {known}.")
         return list(classes).index(target)
-    if isinstance(target, (list, tuple, np.ndarray)):
+    if isinstance(target, np.ndarray):
+        target = target.tolist()
+    if isinstance(target, (list, tuple)):
         return [resolve_target(t.item() if isinstance(t, np.generic) else t, classes) for t in target]
     return target
 
@@ -256,6 +271,16 @@ def upsample(heat: Tensor, size: Sequence[int]) -> Tensor:
         return heat
     mode = _INTERPOLATION[len(size)]
     return F.interpolate(heat[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
+
+
+def _card_of(model: nn.Module) -> Card:
+    card = getattr(model, "card", None)
+    if card is None:
+        raise TypeError(
+            "The model has no card that says how to prepare a picture; pass a ready tensor (N, C, H, W), "
+            "or give it one with load_model(model, classes=[...], size=..., mean=..., std=...)."
+        )
+    return card
 
 
 def _prepare(inputs: Sequence[Any], card: Card) -> tuple[Tensor, np.ndarray, tuple[int, int, int, int] | None]:

@@ -53,8 +53,9 @@ def spatial(x: Tensor) -> tuple[int, ...]:
 
 
 def unit(heat: Tensor) -> Tensor:
-    """Divide each map by its maximum; a blank map stays zero."""
-    top = heat.flatten(1).amax(1).clamp_min(0).view(-1, *[1] * (heat.ndim - 1))
+    """Divide each map by its maximum; negative evidence counts as none, and a blank map stays zero."""
+    heat = heat.clamp_min(0)
+    top = heat.flatten(1).amax(1).view(-1, *[1] * (heat.ndim - 1))
     return torch.where(top > 0, heat / top.where(top > 0, 1), 0)
 
 
@@ -109,7 +110,8 @@ def eigencam(A: Tensor, G: Tensor) -> Tensor:
     """Eigen-CAM: the activations' first principal direction; asks no class (Muhammad and Yeasin, 2020)."""
     flat = A.flatten(2).mT.double()  # (N, positions, channels)
     if flat.shape[1] < flat.shape[2]:  # the smaller Gram matrix has the same leading direction
-        heat = torch.linalg.eigh(flat @ flat.mT).eigenvectors[..., -1]
+        squares, directions = torch.linalg.eigh(flat @ flat.mT)
+        heat = directions[..., -1] * squares[..., -1:].clamp_min(0).sqrt()  # so that no activation is no heat
     else:
         heat = (flat @ torch.linalg.eigh(flat.mT @ flat).eigenvectors[..., -1:])[..., 0]
     heat = heat * torch.sign(heat.sum(1, keepdim=True))  # an eigenvector has no sign of its own

@@ -167,10 +167,10 @@ def layer_name(net: nn.Module, layer: str | nn.Module | None = None) -> str:
                 return name
         raise ValueError(f"The given {type(layer).__name__} is not a layer of this model.")
     name = re.sub(r"\[(-?\d+)\]", lambda m: f".{m[1]}", str(layer))  # "layer4[-1]" as one writes it in Python
-    while match := re.search(r"(?:^|\.)(-\d+)(?:\.|$)", name):
-        parent = net.get_submodule(name[: match.start()]) if match.start() else net
-        count = len(list(parent.children()))
-        name = name[: match.start(1)] + str(count + int(match[1])) + name[match.end(1) :]
+    for match in re.findall(r"(?:^|(?<=\.))-\d+", name):  # count from the end, as a list does
+        before, _, after = name.partition(match)
+        inside = [n for n in modules if n.startswith(before) and "." not in n[len(before) :]]
+        name = before + (inside[int(match)][len(before) :] if -int(match) <= len(inside) else match) + after
     if name not in modules:
         shown = [n for n in modules if n.count(".") == 0] + [n for n in modules if n.count(".") == 1]
         more = f" and {len(modules) - 40} deeper ones" if len(modules) > 40 else ""
@@ -198,7 +198,7 @@ def _last_stage(net: nn.Module, prefix: str = "") -> str:
     trunk = [
         (name, child)
         for name, child in net.named_children()
-        if _has_convolution(child) and not name.lower().startswith("aux") and not _is_head(child)
+        if _has_convolution(child) and not name.lower().startswith(("aux", "classifier")) and not _is_head(child)
     ]
     if not trunk:  # a whole classifier wrapped in one module: look inside
         trunk = [(name, child) for name, child in net.named_children() if _has_convolution(child)][-1:]
@@ -210,7 +210,8 @@ def _last_stage(net: nn.Module, prefix: str = "") -> str:
         )
     name, child = trunk[-1]
     pooled = any(isinstance(m, (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten)) for m in child.children())
-    return _last_stage(child, f"{prefix}{name}.") if pooled else prefix + name
+    holder = isinstance(child, (nn.ModuleList, nn.ModuleDict))  # runs its children, gives no map of its own
+    return _last_stage(child, f"{prefix}{name}.") if pooled or holder else prefix + name
 
 
 def _has_convolution(module: nn.Module) -> bool:
@@ -251,7 +252,8 @@ def _load_file(
     else:
         if not names and isinstance(architecture, str):
             raise ValueError(f"{path.name} holds weights only; say classes=... (a count, or a list of names) as well.")
-        known = Card(**{"name": path.stem, "classes": names, "architecture": str(architecture), **card})
+        named = architecture if isinstance(architecture, str) else "the given network"
+        known = Card(**{"name": path.stem, "classes": names, "architecture": named, **card})
         net = _build(architecture, len(names), {})
     _fit(net, state, path.name, known)
     net.card = known
@@ -309,9 +311,8 @@ def _fit(net: nn.Module, state: dict[str, Tensor], file: str, card: Card) -> Non
             )
             if items
         ]
-        raise ValueError(
-            f"{file} does not fit {card.architecture} with {len(card.classes)} classes: {'; '.join(parts)}."
-        )
+        classes = f" with {len(card.classes)} classes" if card.classes else ""
+        raise ValueError(f"{file} does not fit {card.architecture}{classes}: {'; '.join(parts)}.")
     net.load_state_dict(state)
 
 
@@ -340,7 +341,9 @@ def _load_torchvision(name: str, card: dict) -> nn.Module:
             f"The pretrained weights of {name} are neither cached nor reachable ({error}); download {weights.url} on a "
             f"connected machine and put it at {cached.name!r} in torch.hub's folder 'checkpoints'."
         ) from None
-    net = models.get_model(name, weights=None, num_classes=len(weights.meta["categories"]))
+    # what torchvision's own builders set beside pretrained weights
+    extra = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    net = models.get_model(name, weights=None, num_classes=len(weights.meta["categories"]), **extra)
     net.load_state_dict(state)
     preset = weights.transforms()
     size = preset.crop_size * 2 if len(preset.crop_size) == 1 else preset.crop_size

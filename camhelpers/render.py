@@ -8,6 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
 CMAPS = ("jet", "hot", "viridis", "plasma", "inferno", "magma", "cividis", "turbo")
@@ -102,6 +103,13 @@ def colour(heat: np.ndarray, cmap: str = "jet") -> np.ndarray:
     return table(cmap)[index(heat)]
 
 
+def listed(cmap: str = "jet") -> "ListedColormap":
+    """The same table for matplotlib's own functions."""
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(table(cmap) / 255)
+
+
 def index(heat: np.ndarray) -> np.ndarray:
     """Heat in 0..1 as a row of the table, 0 to 255."""
     heat = np.asarray(heat)
@@ -190,8 +198,9 @@ def colour_bar(
     import matplotlib as mpl
 
     norm = mpl.colors.Normalize(0, 1)
-    colours = mpl.colors.ListedColormap(table(cmap) / 255)
-    bar = figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, **{"fraction": 0.046, "pad": 0.02, **options})
+    bar = figure.colorbar(
+        mpl.cm.ScalarMappable(norm, listed(cmap)), ax=axes, **{"fraction": 0.046, "pad": 0.02, **options}
+    )
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1.0])
     bar.outline.set_visible(False)
     bar.set_label(label)

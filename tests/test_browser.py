@@ -1,0 +1,129 @@
+"""The explorer of notebook 04 as a reader uses it: JupyterLab on loopback, headless Chromium."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+from camhelpers.files import ROOT
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed (apt-get install chromium); CI installs it"),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab over a copy of the notebooks, so that running one leaves the committed file alone."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    options = ["--IdentityProvider.token=", "--ServerApp.password=", f"--ServerApp.root_dir={folder}"]
+    options += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    log = (folder / "lab.log").open("w")
+    server = subprocess.Popen([*command, *options], env={**os.environ, **home}, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"{address}/api/status", timeout=2).close()
+                break
+            except OSError:
+                assert server.poll() is None, (folder / "lab.log").read_text()[-2000:]
+                time.sleep(0.5)
+        else:
+            pytest.fail("JupyterLab did not start: " + (folder / "lab.log").read_text()[-2000:])
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page(viewport={"width": 1400, "height": 1500})
+        page.goto(f"{lab}/lab/tree/notebooks/04_hybrid.ipynb?reset", timeout=90_000)
+        page.wait_for_selector(".jp-Notebook", timeout=90_000)
+        page.wait_for_selector(".jp-NotebookPanel-toolbar", timeout=60_000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        yield page
+        browser.close()
+
+
+def picture(page) -> str:
+    """What the explorer's image shows now: a short account of its pixels."""
+    return page.evaluate(
+        """() => {
+            const image = document.querySelector('img.widget-image');
+            if (!image || !image.complete || !image.naturalWidth) return null;
+            const canvas = document.createElement('canvas');
+            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+            const context = canvas.getContext('2d');
+            context.drawImage(image, 0, 0);
+            const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+            let sum = 0;
+            for (let i = 0; i < data.length; i += 4)
+                sum = (sum * 31 + data[i] + 7 * data[i + 1] + 13 * data[i + 2]) % 1e9;
+            return `${canvas.width}x${canvas.height}:${sum}`;
+        }"""
+    )
+
+
+def changed(page, before: str, seconds: float = 20) -> str:
+    """Wait until the picture differs from `before`, and return it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        now = picture(page)
+        if now and now != before:
+            return now
+        time.sleep(0.1)
+    pytest.fail(f"The explorer's picture did not change from {before!r} in {seconds} s.")
+
+
+def test_toggling_the_method_and_moving_alpha_changes_the_picture(page, tmp_path):
+    page.wait_for_selector(".widget-toggle-buttons", timeout=180_000)
+    page.locator("img.widget-image").scroll_into_view_if_needed()
+    first = changed(page, "", seconds=60)
+
+    page.locator(".widget-toggle-button", has_text="LayerCAM").first.click()
+    second = changed(page, first)
+    page.locator(".widget-toggle-button", has_text="Hybrid").first.click()
+    assert changed(page, second) == first, "the same choice must give the same picture"
+
+    slider = page.locator(".widget-slider", has_text="alpha").locator(".noUi-handle")
+    slider.focus()
+    for _ in range(4):
+        slider.press("ArrowLeft")
+    third = changed(page, first)
+
+    page.locator(".widget-dropdown", has_text="colours").locator("select").select_option("viridis")
+    changed(page, third)
+    caption = page.locator(".widget-html-content", has_text="The model sees").first.inner_text()
+    assert "alpha 0.50" in caption, caption
+    page.screenshot(path=os.environ.get("CAMHELPERS_SCREENSHOT", str(tmp_path / "explorer.png")))
+
+
+def test_no_cell_ended_in_an_error(page):
+    state = json.dumps(
+        page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
+    )
+    assert state == "[]", state
