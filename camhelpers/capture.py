@@ -70,8 +70,9 @@ class Capture:
                     if not isinstance(s, Tensor) or s.numel() != 1:
                         raise TypeError("The target must return one number, as a tensor, for one sample's output.")
                 return torch.stack([s.reshape(()) for s in scores]).sum(), target
-            index = self.classes(target)
-            return self.output.gather(1, index[:, None].to(self.output.device)).sum(), tuple(index.tolist())
+            chosen = tuple(self.classes(target).tolist())
+            index = torch.tensor(chosen, device=self.output.device)  # anew: the target may be an inference tensor
+            return self.output.gather(1, index[:, None]).sum(), chosen
 
     def classes(self, target: Target = None) -> Tensor:
         """The class index of each sample `(N,)`, checked against the output."""

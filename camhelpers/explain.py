@@ -235,6 +235,8 @@ def explain(
 def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np.ndarray:
     """Probabilities `(N, classes)` of many pictures, without any explanation; the model is left as it was."""
     card = _card_of(model)
+    if len(pictures) == 0:
+        raise ValueError("There is no picture to predict; give at least one.")
     rows = []
     with eval_mode(model), torch.inference_mode():
         for start in range(0, len(pictures), batch):

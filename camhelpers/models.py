@@ -65,11 +65,11 @@ class Card:
         if self.fit == "squash":
             return 0, 0, height, width
         before = self._resized(height, width)
-        (y, h), (x, w) = (
-            (round(round((b - s) / 2) * n / b), min(n, round(s * n / b)))
-            for b, s, n in zip(before, self.size, (height, width), strict=True)
+        top, left = (
+            round(round((b - s) / 2) * n / b) for b, s, n in zip(before, self.size, (height, width), strict=True)
         )
-        return y, x, h, w
+        h, w = (max(1, round(s * n / b)) for b, s, n in zip(before, self.size, (height, width), strict=True))
+        return top, left, min(h, height - top), min(w, width - left)  # rounding may not leave a picture of few pixels
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         """The size before the centre crop: the shorter side becomes `resize`, as torchvision does it."""
@@ -166,7 +166,7 @@ def layer_name(net: nn.Module, layer: str | nn.Module | None = None) -> str:
             if module is layer:
                 return name
         raise ValueError(f"The given {type(layer).__name__} is not a layer of this model.")
-    name = re.sub(r"\[(-?\d+)\]", lambda m: f".{m[1]}", str(layer))  # "layer4[-1]" as one writes it in Python
+    name = re.sub(r"\[(-?\d+)\]", lambda m: f".{m[1]}", str(layer)).removeprefix(".")  # "layer4[-1]", as in Python
     for match in re.findall(r"(?:^|(?<=\.))-\d+", name):  # count from the end, as a list does
         before, _, after = name.partition(match)
         inside = [n for n in modules if n.startswith(before) and "." not in n[len(before) :]]
@@ -267,8 +267,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own
         if "weights_only" in str(error) or "Weights only" in str(error):
             raise ValueError(

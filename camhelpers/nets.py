@@ -5,10 +5,15 @@ from torch import Tensor, nn
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al., 2016)."""
+    """Two 3x3 convolutions beside a shortcut (He et al., 2016).
+
+    The shortcut halves by averaging, as in ResNet-D (He et al., 2019). A strided 1x1 convolution there would read every
+    second position only, and element-wise weights such as LayerCAM's would show that as a chessboard.
+    """
 
     def __init__(self, cin: int, cout: int, stride: int | tuple[int, ...] = 1, dims: int = 2):
         super().__init__()
@@ -16,7 +21,8 @@ class BasicBlock(nn.Module):
         self.conv1, self.bn1 = conv(cin, cout, 3, stride, 1, bias=False), norm(cout)
         self.conv2, self.bn2 = conv(cout, cout, 3, 1, 1, bias=False), norm(cout)
         same = cin == cout and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Sequential(conv(cin, cout, 1, stride, bias=False), norm(cout))
+        pool = nn.Identity() if stride == 1 else _POOL[dims](stride, ceil_mode=True, count_include_pad=False)
+        self.shortcut = nn.Identity() if same else nn.Sequential(pool, conv(cin, cout, 1, bias=False), norm(cout))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ReLU(residual + shortcut)."""

@@ -21,7 +21,6 @@ STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 12,
     "axes.titlesize": 13,
-    "axes.titleweight": "medium",
     "axes.titlepad": 7,
     "axes.labelsize": 12,
     "axes.spines.top": False,
@@ -76,7 +75,7 @@ def use_style() -> None:
     except ImportError:
         return
     if get_ipython() is not None:
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 88, "subsampling": 0}, bbox_inches=None)
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80}, bbox_inches=None)
 
 
 # colour --------------------------------------------------------------------------------------------------------------
@@ -250,8 +249,9 @@ def grid(
         raise ValueError("There are no pictures to show.")
     lines = -(-len(pictures) // columns)
     height, width = np.shape(pictures[0])[:2]
-    title_room = 0.32 if len(titles) else 0.05
-    size = (cell * columns + (0.9 if cmap else 0), (cell * height / width + title_room) * lines)
+    titled = -(-len(titles) // columns)  # lines of pictures that have titles above them
+    tall = 1 + max((t.count("\n") for t in titles), default=0)
+    size = (cell * columns + (0.9 if cmap else 0), (cell * height / width + 0.05) * lines + 0.28 * titled * tall)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
     for i, cells in enumerate(axes.flat):
         if i >= len(pictures):

@@ -1,0 +1,28 @@
+"""What several tests share."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+
+@pytest.fixture
+def write_notebook():
+    """Write a small notebook: a cell is code, or Markdown if it begins with `#`; `(source, tag, ...)` carries tags."""
+
+    def write(path: Path, *cells: str | tuple[str, ...]) -> Path:
+        notebook = nbformat.v4.new_notebook(
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+                "language_info": {"name": "python"},
+            }
+        )
+        for number, cell in enumerate(cells):
+            source, *tags = (cell,) if isinstance(cell, str) else cell
+            new = nbformat.v4.new_markdown_cell if source.startswith("#") else nbformat.v4.new_code_cell
+            notebook.cells.append(new(source, id=f"cell-{number}", metadata={"tags": tags} if tags else {}))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, path)
+        return path
+
+    return write

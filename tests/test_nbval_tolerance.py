@@ -1,0 +1,174 @@
+"""The plugin that compares notebooks: what it must let pass, and what it must not."""
+
+import base64
+import io
+import re
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from camhelpers.files import ROOT
+from tests.nbval_tolerance import difference, picture_difference, text_difference
+
+
+def stream(text, name="stdout"):
+    return nbformat.v4.new_output("stream", name=name, text=text)
+
+
+def shown(**data):
+    return nbformat.v4.new_output("display_data", {kind.replace("_", "/", 1): value for kind, value in data.items()})
+
+
+def encode(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def panels(seed=0, moved=(0, 0), lettering="heat"):
+    """A figure of three smooth maps with a title each."""
+    rng = np.random.default_rng(seed)
+    figure = Image.new("RGB", (600, 220), "white")
+    for i in range(3):
+        coarse = Image.fromarray((rng.random((5, 5, 3)) * 255).astype(np.uint8))
+        figure.paste(coarse.resize((180, 180), Image.Resampling.BICUBIC), (10 + 200 * i + moved[0], 30 + moved[1]))
+        ImageDraw.Draw(figure).text((60 + 200 * i, 8), f"{lettering} {i}", "black")
+    return figure
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("accuracy 0.930", "accuracy 0.935"),
+        ("98.1% of 1,000", "98.9% of 1,010"),
+        ("largest difference 2.4e-07", "largest difference 8.1e-07"),
+        ("-0.5 [0.1, .2]", "-0.501 [0.1003, .2]"),
+        ("     a    b\n0  9.99 -1.0\n", "      a    b\n0  10.01 -1.0\n"),
+        ("<td>0.93</td>", "<td>0.94</td>"),
+        ("loss -0.00", "loss 0.00"),
+    ],
+)
+def test_numbers_within_the_tolerance_pass(old, new):
+    assert text_difference(old, new, 0.02, 1e-4) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("accuracy 0.93", "accuracy 0.96"),
+        ("accuracy 0.93", "precision 0.93"),
+        ("a -0.5", "a 0.5"),
+        ("layer3", "layer4"),
+        ("resnet50", "resnet51"),
+        ("a 7x7 map", "a 8x7 map"),
+        ("torch 2.13.0", "torch 2.13.1"),
+        ("[1, 2, 3]", "[1, 2]"),
+        ("3 hits", "4 hits"),
+        ("0.5", "nan"),
+        ("1e-3", "1e-2"),
+        ("one\ntwo", "one two"),
+        ("<td>cat</td>", "<td>dog</td>"),
+    ],
+)
+def test_other_differences_fail(old, new):
+    assert text_difference(old, new, 0.02, 1e-4)
+    assert text_difference(new, old, 0.02, 1e-4)
+
+
+def test_the_message_names_the_number_and_its_line():
+    reason = difference([stream("first\naccuracy 0.93 good\n")], [stream("first\naccuracy 0.50 good\n")])
+    assert reason.startswith("Output 1 (stdout): 0.93 in the notebook, 0.50 now")
+    assert "accuracy 0.93 good" in reason
+
+
+def test_missing_additional_and_different_outputs_fail():
+    assert "2 outputs in the notebook, 1 now" in difference([stream("a"), shown(text_plain="b")], [stream("a")])
+    assert difference([], [stream("a")]) and difference([stream("a")], [])
+    assert "another kind" in difference([shown(text_plain="a")], [shown(text_plain="a", text_html="a")])
+    assert difference([shown(text_plain="a")], [shown(text_plain="a")]) is None
+
+
+def test_widget_views_and_stderr_do_not_count():
+    widget = nbformat.v4.new_output(
+        "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "IntSlider()"}
+    )
+    assert difference([stream("a")], [stream("12%|##", "stderr"), widget, stream("a")]) is None
+
+
+def test_pictures_that_look_the_same_pass():
+    figure = encode(panels())
+    assert picture_difference(figure, figure) is None
+    assert picture_difference(figure, encode(panels(lettering="HEAT"))) is None
+    assert picture_difference(figure, encode(panels(moved=(1, 1)))) is None
+    assert picture_difference(figure, encode(panels(), "JPEG", quality=60)) is None
+    assert picture_difference(figure, encode(panels().resize((603, 221)))) is None
+
+
+def test_pictures_that_look_different_fail():
+    one = panels()
+    two = one.copy()
+    two.paste(one.crop((210, 30, 390, 210)), (10, 30))  # one panel in the place of another
+    assert "differs in" in picture_difference(encode(one), encode(panels(seed=1)))
+    assert " left quarter" in picture_difference(encode(one), encode(two))
+    assert picture_difference(encode(one), encode(one.transpose(Image.Transpose.FLIP_LEFT_RIGHT)))
+    assert picture_difference(encode(one), encode(Image.new("RGB", one.size, "white")))
+    assert "600x220 pixels" in picture_difference(encode(one), encode(one.resize((500, 220))))
+
+
+def test_pictures_inside_html_are_compared_as_pictures():
+    def page(figure, **options):
+        return f'<img width="600" src="data:image/png;base64,{encode(figure, **options)}">'
+
+    assert text_difference(page(panels()), page(panels(lettering="HEAT")), 0.02, 1e-4) is None
+    assert "a picture in the HTML" in text_difference(page(panels()), page(panels(seed=1)), 0.02, 1e-4)
+
+
+DRAW = """
+import base64, io
+from IPython.display import display
+from PIL import Image
+file = io.BytesIO()
+Image.new("RGB", (64, 64), "{}").save(file, "PNG")
+display({{"image/png": base64.b64encode(file.getvalue()).decode()}}, raw=True)
+"""
+BLUE = shown(image_png=encode(Image.new("RGB", (64, 64), "blue")))
+VALUE = "print('value 0.930')"
+CELLS = [  # source, committed output, executed, tags, verdict
+    (VALUE, stream("value 0.930\n"), True, [], "PASSED"),
+    (VALUE, stream("value 0.935\n"), True, [], "PASSED"),
+    (VALUE, stream("value 0.990\n"), True, [], "FAILED"),
+    (VALUE, stream("worth 0.930\n"), True, [], "FAILED"),
+    ("pass", stream("value 0.930\n"), True, [], "FAILED"),
+    (VALUE, None, False, [], "FAILED"),
+    (VALUE, stream("worth 7\n"), True, ["nbval-ignore-output"], "PASSED"),
+    (VALUE, None, False, ["nbval-skip"], "SKIPPED"),
+    (DRAW.format("red"), BLUE, True, [], "FAILED"),
+    (DRAW.format("blue"), BLUE, True, [], "PASSED"),
+]
+
+
+@pytest.mark.slow
+def test_in_nbval_each_cell_is_judged(tmp_path, write_notebook):
+    path = write_notebook(tmp_path / "01_a.ipynb", *((source, *tags) for source, _, _, tags, _ in CELLS))
+    notebook = nbformat.read(path, as_version=4)
+    for number, (cell, (_, output, executed, _, _)) in enumerate(zip(notebook.cells, CELLS, strict=True)):
+        cell.execution_count = number + 1 if executed else None
+        cell.outputs = [output] if output else []
+    nbformat.write(notebook, path)
+    arguments = ["-p", "tests.nbval_tolerance", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env", "-v"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, "--rootdir", str(tmp_path), str(path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=100,
+    )
+    verdicts = re.findall(r"::Cell \d+ (\w+) .*%\]", result.stdout)
+    assert verdicts == [verdict for *_, verdict in CELLS], result.stdout
+    assert "0.990 in the notebook, 0.930 now" in result.stdout
+    assert "run `make golden`" in result.stdout
+    assert "the picture differs in 100.0% of its area" in result.stdout
