@@ -75,7 +75,7 @@ def use_style() -> None:
     except ImportError:
         return
     if get_ipython() is not None:
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80}, bbox_inches=None)
+        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 72}, bbox_inches=None)
 
 
 # colour --------------------------------------------------------------------------------------------------------------
@@ -214,21 +214,21 @@ def panel(
     opacity: float = 0.4,
     cmap: str = "jet",
 ) -> "Figure":
-    """The picture, then one column for each method: the heat above, its overlay below, a colour bar for all."""
+    """The picture large, then one column for each method: the heat above, its overlay below, a colour bar for all."""
     import matplotlib.pyplot as plt
 
-    columns = 1 + len(heats)
     height, width = picture.shape[:2]
-    cell = 2.7
-    figure, axes = plt.subplots(
-        2, columns, figsize=(cell * columns + 0.9, 2 * cell * height / width + 0.5), squeeze=False
-    )
-    show(axes[0, 0], picture, title)
-    axes[1, 0].axis("off")
-    for (method, heat), (above, below) in zip(heats.items(), axes.T[1:], strict=True):
-        show(above, colour(heat, cmap), name(method) + (" (blank)" if not heat.any() else ""))
-        show(below, overlay(picture, heat, opacity=opacity, cmap=cmap))
-    colour_bar(figure, axes, cmap)
+    cell = 2.1
+    size = (cell * (2 + len(heats)) + 0.9, 2 * cell * height / width + 0.5)
+    figure = plt.figure(figsize=size)
+    cells = figure.add_gridspec(2, 2 + len(heats))
+    show(figure.add_subplot(cells[:, :2]), picture, title)
+    columns = []
+    for i, (method, heat) in enumerate(heats.items(), start=2):
+        columns += [figure.add_subplot(cells[0, i]), figure.add_subplot(cells[1, i])]
+        show(columns[-2], colour(heat, cmap), name(method) + (" (blank)" if not heat.any() else ""))
+        show(columns[-1], overlay(picture, heat, opacity=opacity, cmap=cmap))
+    colour_bar(figure, columns, cmap)
     return figure
 
 

@@ -8,6 +8,7 @@ import torch
 
 from camhelpers import training
 from camhelpers.datasets import scenes
+from camhelpers.explain import predict
 from camhelpers.files import sha256
 from camhelpers.models import MODELS, Card, load_model
 from camhelpers.nets import SmallResNet
@@ -30,7 +31,8 @@ def test_a_short_training_learns(few):
     net = small_net()
     losses = training.fit(net, few.pictures, few.labels, SMALL, epochs=8, batch=20, augment=None, progress=False)
     assert losses[-1] < 0.7 * losses[0]
-    right = training.predict(net, few.pictures, SMALL).argmax(1) == few.labels
+    net.card = SMALL
+    right = predict(net, few.pictures).argmax(1) == few.labels
     assert right.mean() > 0.6 and not net.training
 
 
@@ -102,5 +104,5 @@ def test_the_shipped_model_is_what_its_card_says():
 def test_the_shipped_model_knows_unseen_scenes():
     model = load_model("scenes")
     test = scenes.dataset("test", 200, start=5000)
-    right = training.predict(model, test.pictures, model.card).argmax(1) == test.labels
+    right = predict(model, test.pictures).argmax(1) == test.labels
     assert right.mean() >= 0.97
