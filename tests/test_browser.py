@@ -111,7 +111,9 @@ def changed(page, before: str, seconds: float = 20) -> str:
 
 
 def test_toggling_the_method_and_moving_alpha_changes_the_picture(page, tmp_path):
-    page.wait_for_selector(".widget-toggle-buttons", timeout=180_000)
+    page.wait_for_selector(".widget-toggle-buttons", timeout=240_000)
+    waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(prompt => prompt.innerText.includes('*'))"
+    page.wait_for_function(f"!{waiting}", timeout=240_000)  # a kernel that runs cells answers no toggle
     page.locator("img.widget-image").scroll_into_view_if_needed()
     first = changed(page, "", seconds=60)
 
