@@ -12,6 +12,7 @@ from typing import Any
 
 import ipywidgets as w
 import numpy as np
+import torch
 from torch import nn
 
 from . import render
@@ -140,3 +141,79 @@ def _bar(cmap: str, height: int) -> np.ndarray:
         y = min(max((1 - value) * (height - 1), 8), height - 9)
         draw.text((26, y), f"{value:.2f}", "black", font, anchor="lm")
     return np.asarray(canvas)
+
+
+class CurveExplorer(w.VBox):
+    """A picture and a method: the insertion and deletion curves that follow, and masked pictures on the way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pictures: Mapping[str, Any],
+        *,
+        methods: Sequence[str] = ("gradcam", "layercam", "hybrid"),
+        layer: str | None = None,
+        baseline: str = "mean",
+        steps: int = 10,
+    ):
+        self.model, self.pictures, self.baseline, self.steps = model, dict(pictures), baseline, steps
+        self.layer = layer or stages(model)[-1]
+        self._drawn: dict[tuple[str, str], bytes] = {}
+        self.picture = w.Dropdown(options=list(self.pictures), description="picture")
+        self.method = w.ToggleButtons(options=[(render.name(m), m) for m in methods], description="method")
+        self.method.style.button_width = "auto"
+        self.image = w.Image(format="jpeg", layout=w.Layout(max_width="100%", object_fit="contain"))
+        for control in (self.picture, self.method):
+            control.observe(self.refresh, names="value")
+        super().__init__([w.HBox([self.picture, self.method], layout=w.Layout(flex_flow="row wrap")), self.image])
+        self.refresh()
+
+    def refresh(self, change: Any = None) -> None:
+        """Draw the present choice; what was measured once is kept."""
+        key = (self.picture.value, self.method.value)
+        if key not in self._drawn:
+            self._drawn[key] = self._draw(*key)
+        self.image.value = self._drawn[key]
+
+    def _draw(self, picture: str, method: str) -> bytes:
+        import io
+
+        import matplotlib.pyplot as plt
+
+        from .faithfulness import auc, curves, masked
+
+        ex = explain(self.model, self.pictures[picture], layers=self.layer)
+        heat = _as_model_sees(ex, method)
+        options = {"steps": self.steps, "baselines": [self.baseline]}
+        found = curves(self.model, ex.inputs, ex.target, heat[None, None], **options)
+        shares = (0.1, 0.3, 0.6)
+        figure = plt.figure(figsize=(11, 4.8))
+        cells = figure.add_gridspec(2, 5, width_ratios=(1.9, 0.1, 1, 1, 1))
+        axes = figure.add_subplot(cells[:, 0])
+        for direction, colour in (("insertion", "#009E73"), ("deletion", "#D55E00")):
+            line = found.probability[direction, self.baseline][0, 0]
+            axes.plot(found.fractions, line, color=colour)
+            axes.fill_between(found.fractions, line, color=colour, alpha=0.12, linewidth=0)
+            axes.text(0.98, 0.55 - 0.1 * (direction == "deletion"), f"{direction} {auc(line, found.fractions):.3f}",
+                      color=colour, ha="right", transform=axes.transAxes)  # fmt: skip
+            for column, share in enumerate(shares, start=2):
+                seen = masked(ex.inputs[0], heat, share, direction=direction, baseline=self.baseline, card=ex.card)
+                shown = ex.card.display(seen[None])[0].permute(1, 2, 0).numpy()
+                verb = "shown" if direction == "insertion" else "gone"
+                render.show(
+                    figure.add_subplot(cells[int(direction == "deletion"), column]), shown, f"{share:.0%} {verb}"
+                )
+        axes.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="share of pixels", ylabel=f"probability of {ex.label}")
+        axes.set_title(f"{render.name(method)} at {self.layer}")
+        data = io.BytesIO()
+        figure.savefig(data, format="jpeg", dpi=90, pil_kwargs={"quality": 82})
+        plt.close(figure)
+        return data.getvalue()
+
+
+def _as_model_sees(ex: Explanation, method: str) -> np.ndarray:
+    """The heat on the network's own input, whose pixels the curves take away."""
+    from .explain import upsample
+
+    heat = torch.from_numpy(ex.heatmap(method, size="native"))[None]
+    return upsample(heat, ex.inputs.shape[2:])[0].numpy()

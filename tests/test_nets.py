@@ -25,7 +25,7 @@ def test_the_default_ends_in_a_7x7_map():
     assert sum(p.numel() for p in net.parameters()) * 4 < 3e6  # bytes: what ships
 
 
-@pytest.mark.parametrize(("dims", "shape"), [(2, (2, 1, 40, 56)), (3, (2, 1, 8, 40, 56))])
+@pytest.mark.parametrize(("dims", "shape"), [(2, (2, 1, 40, 56)), (3, (2, 1, 24, 40, 56))])
 def test_pictures_and_volumes_of_any_shape(dims, shape):
     net = SmallResNet(3, channels=1, widths=(4, 6, 8, 10), dims=dims)
     assert net(torch.rand(shape)).shape == (2, 3)
