@@ -56,6 +56,29 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--timeout", type=float, default=3600, metavar="SECONDS", help="limit for each; %(default)s")
     sub.add_argument("--folder", **folder)
 
+    sub = add("evaluate", evaluate)
+    sub.add_argument("--model", default="scenes", metavar="M", help="a shipped or torchvision name, or a checkpoint")
+    sub.add_argument("--architecture", metavar="A", help="what a checkpoint of weights alone belongs to")
+    sub.add_argument("--classes", nargs="+", metavar="C", help="a checkpoint's classes: how many, or their names")
+    sub.add_argument("--images", required=True, metavar="DIR|SET", help="a folder, or a set such as scenes:test:60")
+    sub.add_argument("-n", type=int, metavar="N", help="at most so many pictures")
+    sub.add_argument("--masks", metavar="DIR|FILE", help="PNG files or a COCO file; default: masks/ among the pictures")
+    sub.add_argument("--methods", nargs="+", default=["gradcam", "layercam", "hybrid"], metavar="METHOD")
+    sub.add_argument("--alphas", nargs="+", type=float, default=[0.7], metavar="ALPHA", help="of the hybrid; 0.7")
+    sub.add_argument("--layers", nargs="+", default=[], metavar="LAYER", help="default: the last with a map")
+    sub.add_argument("--metrics", nargs="+", default=[], metavar="METRIC")
+    sub.add_argument("--baselines", nargs="+", default=["mean"], metavar="BASELINE", help="mean, blur, black, zero")
+    sub.add_argument("--steps", type=int, default=10, metavar="S", help="steps of a curve; %(default)s")
+    sub.add_argument("--calibration", metavar="DIR|SET", help="other pictures with masks, to choose IoU's threshold on")
+    sub.add_argument(
+        "--compare", nargs="+", metavar="A:B", help="declared comparisons, for instance hybrid@0.3:gradcam"
+    )
+    sub.add_argument("--seed", type=int, default=0, metavar="S")
+    sub.add_argument("--batch", type=int, default=16, metavar="N", help="pictures at a time; %(default)s")
+    sub.add_argument(
+        "--out", default="results/evaluation", metavar="DIR", help="counted from the project's folder; %(default)s"
+    )
+
     sub = add("train", train)
     sub.add_argument("model", metavar="NAME", help="which shipped model, for instance scenes")
     sub.add_argument("--pictures", type=int, metavar="N", help="how many training pictures to draw")
@@ -114,6 +137,44 @@ def golden(options: argparse.Namespace) -> int:
     return renew(suite.find_notebooks(options.notebooks, options.folder or suite.NOTEBOOKS), options.timeout)
 
 
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure methods on pictures, with statistics, tables and plots; goes on where it was interrupted."""
+    from camhelpers import evaluation, evaluation_report, verdicts
+    from camhelpers.datasets.samples import samples
+    from camhelpers.models import load_model
+
+    def listed(source: str, n: int | None = None, masks: str | None = None) -> list:
+        here = source if source.startswith("scenes:") else Path(source).absolute()
+        return samples(here, n, masks and Path(masks).absolute())
+
+    pictures = listed(options.images, options.n, options.masks)
+    declared = options.compare and [_two(text) for text in options.compare]
+    pairs = verdicts.family(options.methods, options.alphas, len(pictures), declared)
+    classes = options.classes
+    if classes and len(classes) == 1 and classes[0].isdecimal():
+        classes = int(classes[0])
+    model = load_model(options.model, architecture=options.architecture, classes=classes)
+    chosen = {name: getattr(options, name) for name in ("methods", "alphas", "layers", "seed", "batch")}
+    thresholds = evaluation.calibrate(model, listed(options.calibration), **chosen) if options.calibration else None
+    found = evaluation.evaluate(
+        model,
+        pictures,
+        **chosen,
+        metrics=options.metrics,
+        baselines=options.baselines,
+        steps=options.steps,
+        thresholds=thresholds,
+        out=options.out,
+        progress=True,
+    )
+    for name, why in found.failed.items():
+        print(f"{name} is left out: {why}", file=sys.stderr)
+    evaluation_report.write(found, options.out, pairs)
+    print(verdicts.headlines(found, pairs))
+    print(f"\nWritten: {options.out}")
+    return int(bool(found.failed))
+
+
 def train(options: argparse.Namespace) -> None:
     """Train a shipped model anew."""
     from camhelpers.training import TRAINERS
@@ -129,6 +190,13 @@ def fetch(options: argparse.Namespace) -> None:
     from camhelpers.wikimedia import fetch_wikimedia
 
     fetch_wikimedia(options.categories, options.n, options.out)
+
+
+def _two(text: str) -> tuple[str, str]:
+    first, _, second = text.partition(":")
+    if not (first and second):
+        raise ValueError(f"A comparison is given as first:second; got {text!r}.")
+    return first, second
 
 
 def _pair(text: str) -> tuple[str, str]:
