@@ -20,8 +20,9 @@ test: .venv/ready-dev ## lint, unit tests, doctests, comparisons with peers, and
 lab: .venv/ready ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks $(ARGS)
 
-bench: .venv/ready-dev ## time the engine beside its peers
+bench: .venv/ready-dev ## time the engine and the evaluation beside their peers
 	$(PY) -m benchmarks.explain $(ARGS)
+	$(PY) -m benchmarks.evaluate $(ARGS)
 
 golden: .venv/ready ## re-execute the committed notebooks in place and normalise them (ARGS="03 05" for some)
 	$(PY) -m camhelpers golden $(ARGS)

@@ -40,6 +40,7 @@ COLOURS = {
     "eigencam": "#7F6A00",
     "random": "#999999",
     "centre": "#555555",
+    "oracle": "#000000",
 }
 """One colour a method in every chart (Okabe and Ito's palette, safe for colour-blind readers)."""
 NAMES = {
@@ -52,6 +53,7 @@ NAMES = {
     "eigencam": "Eigen-CAM",
     "random": "Random",
     "centre": "Centre",
+    "oracle": "Oracle",
 }
 
 
