@@ -66,3 +66,7 @@ def __getattr__(name: str) -> object:
         module = importlib.import_module(room, __name__)
         return getattr(module, thing) if thing else module
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

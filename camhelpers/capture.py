@@ -139,8 +139,8 @@ def capture(
 
     def hook(name: str) -> Callable[..., Tensor]:
         def hold(module: nn.Module, args: Any, out: Any) -> Tensor:
-            a_map = isinstance(out, Tensor) and out.ndim >= 3 and out.is_floating_point() and out[0, 0].numel() > 1
-            if not a_map or len(out) != len(inputs):
+            a_map = isinstance(out, Tensor) and out.ndim == inputs.ndim and out.is_floating_point()
+            if not a_map or len(out) != len(inputs) or out[0, 0].numel() < 2 or _channels_last(module, out):
                 what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise ValueError(
                     f"Layer {name!r} gives {what}, which has no spatial map (N, C, *spatial); name another."
@@ -171,6 +171,12 @@ def capture(
     if missing:
         raise ValueError(f"The forward pass never reached layer {missing[0]!r}; name one that it runs through.")
     return Capture(held, output)
+
+
+def _channels_last(module: nn.Module, out: Tensor) -> bool:
+    """Whether a layer gives `(N, *spatial, C)`, as Swin's do: it normalises over what should be a spatial axis."""
+    norms = [m.normalized_shape for m in module.modules() if isinstance(m, nn.LayerNorm)]
+    return out.shape[-1] != out.shape[1] and (out.shape[-1],) in norms
 
 
 def _misfit(model: nn.Module, inputs: Tensor) -> str:

@@ -88,8 +88,10 @@ def parser() -> argparse.ArgumentParser:
 
     sub = add("fetch", fetch)
     sub.add_argument("categories", nargs="+", metavar="CATEGORY", help="for instance Cats")
-    sub.add_argument("-n", type=int, default=20, help="pictures for each category; %(default)s")
-    sub.add_argument("--out", type=Path, default=Path("data/wikimedia"), metavar="DIR", help="%(default)s")
+    sub.add_argument("-n", type=int, default=20, help="pictures in all, shared out over the categories; %(default)s")
+    sub.add_argument(
+        "--out", default="data/wikimedia", metavar="DIR", help="counted from the project's folder; %(default)s"
+    )
     return top
 
 
@@ -187,9 +189,10 @@ def train(options: argparse.Namespace) -> None:
 
 def fetch(options: argparse.Namespace) -> None:
     """Download free pictures from Wikimedia Commons."""
+    from camhelpers.files import ROOT
     from camhelpers.wikimedia import fetch_wikimedia
 
-    fetch_wikimedia(options.categories, options.n, options.out)
+    fetch_wikimedia(options.categories, options.n, ROOT / options.out)
 
 
 def _two(text: str) -> tuple[str, str]:

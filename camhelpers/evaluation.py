@@ -6,6 +6,7 @@ Each finished batch is kept as a file, so that an interrupted evaluation goes on
 import hashlib
 import inspect
 import json
+import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pointing_exact": partial(metrics.pointing_hit, tolerance=0),
     "relevance_mass": metrics.relevance_mass,
     "relevance_rank": metrics.relevance_rank,
-    "average_precision": lambda heat, mask: metrics.pxap([heat], [mask]) if heat.any() else np.nan,
+    "average_precision": lambda heat, mask: metrics.pxap([heat], [mask]),
     "lift": metrics.lift,
     "lift_over_centre": lambda heat, mask: metrics.lift(heat, mask, metrics.centre_prior(heat.shape)),
 }
@@ -46,7 +47,7 @@ METRICS = (*FAITHFULNESS, *LOCALISATION, "iou")
 DEFAULTS = ("insertion", "deletion", "pointing_game", "relevance_mass", "relevance_rank", "average_precision")
 ALPHA = 0.7
 ORACLE = "oracle"
-"""The mask itself as heat: what a perfect localisation would score. Where pixels are ranked, see `_ranked`."""
+"""The mask itself as heat: what a perfect localisation would score. Where pixels are ranked, see `metrics.oracle`."""
 COLUMNS = ("picture", "class", "method", "alpha", "layer", "metric", "baseline", "steps", "seed", "value", "seconds")
 
 
@@ -148,7 +149,8 @@ def evaluate(
         raise ValueError(f"None of the {len(some)} pictures could be read; {next(iter(failed.values()))}")
     if folder:  # those of other parameters or weights, or of pictures that have changed
         for path in set(folder.glob("*.json")) - kept:
-            path.unlink()
+            if re.fullmatch("[0-9a-f]{64}", path.stem):  # ours
+                path.unlink()
     table = pd.DataFrame([row for part in parts for row in part["rows"]], columns=list(COLUMNS))
     names = ["picture", "class", "method", "alpha", "layer", "metric", "baseline", "fraction", "probability"]
     curves = pd.DataFrame([row for part in parts for row in part["curves"]], columns=names)
@@ -182,15 +184,16 @@ def calibrate(
     some = [sample(s) if isinstance(s, Picture) else s for s in samples]
     some = [s for s in some if s.masked]
     names = [layer_name(model, layer) for layer in layers] or [layer_name(model)]
-    plan = {"variants": variants(methods, alphas), "layers": names, "seed": seed}
+    plan = {"variants": variants(methods, alphas), "layers": names}
     if not some:
         raise ValueError("A threshold is chosen against masks, and none of these pictures has one.")
+    _check_batch(batch)
     heats: dict[tuple[str, str], list[np.ndarray]] = {}
     masks: list[np.ndarray] = []
     for first in range(0, len(some), batch):
         pictures = [s.load() for s in some[first : first + batch]]
         x = torch.stack([card.prepare(p.pixels) for p in pictures])
-        _, _, maps, stack = _explained(model, x, plan, list(range(first, first + len(x))))
+        _, _, maps, stack = _explained(model, x, plan, [seed + first + i for i in range(len(x))])
         masks += [_as_seen(p.mask, card) for p in pictures]
         for m in maps:
             heats.setdefault((variant(m.method, m.alpha), m.layer), []).extend(stack[m.index])
@@ -225,7 +228,7 @@ def _part(model: nn.Module, card: Card, numbered: Mapping[int, Sample], plan: di
     ranked = stack
     if any(mask is not None for mask in masks):
         perfect = [np.zeros(stack.shape[2:], bool) if mask is None else mask for mask in masks]
-        ranked = np.concatenate([stack, np.asarray([[_ranked(mask) for mask in perfect]], np.float32)])
+        ranked = np.concatenate([stack, np.asarray([[metrics.oracle(mask) for mask in perfect]])])
         stack = np.concatenate([stack, np.asarray([perfect], np.float32)])
         maps += [_Map(ORACLE, np.nan, layer, len(stack) - 1, np.nan) for layer in plan["layers"]]
     scores, lines, fractions = _faithfulness(model, x, classes, stack, ranked, plan, seeds)
@@ -348,28 +351,10 @@ def _as_seen(mask: np.ndarray, card: Card) -> np.ndarray:
     )
 
 
-def _ranked(mask: np.ndarray) -> np.ndarray:
-    """An order for a mask's pixels: the deepest inside first, then outwards from its edge; constant without one.
-
-    A mask alone ties them all, and pixels in random order make speckles that no model was trained on: these, not the
-    object, would then decide what the oracle scores.
-    """
-    from scipy.ndimage import distance_transform_edt
-
-    if mask.all() or not mask.any():
-        return np.zeros(mask.shape)
-    return distance_transform_edt(mask) - distance_transform_edt(~mask)
-
-
 def variants(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, float]]:
-    """Every method with every alpha that it takes, NaN for one that takes none; the controls come last."""
-    found = []
-    for method in dict.fromkeys([*names, *methods.CONTROLS]):
-        takes = "alpha" in inspect.signature(methods.method(method)).parameters
-        found += [(method, float(alpha)) for alpha in (dict.fromkeys(alphas) if takes else (np.nan,))]
-    if len(found) == len(methods.CONTROLS):
-        raise ValueError(f"There is no method to evaluate; name some of {', '.join(methods.METHODS)}, and an alpha.")
-    return found
+    """What is measured: the methods with their alphas, and behind them the controls."""
+    found = methods.variants([name for name in names if name not in methods.CONTROLS], alphas)
+    return found + methods.variants(methods.CONTROLS, ())
 
 
 def _metrics(wanted: Sequence[str], some: Sequence[Sample], thresholds: Any) -> list[str]:
@@ -392,8 +377,7 @@ def _check(plan: dict[str, Any], some: Sequence[Sample], card: Card, batch: int)
         raise ValueError("There is no picture to evaluate; give at least one.")
     if len({s.name for s in some}) < len(some):
         raise ValueError("Two pictures have the same name; results are told apart by it.")
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; a batch holds at least one picture.")
+    _check_batch(batch)
     pixels = int(np.prod(card.size))
     if not 1 <= plan["steps"] <= pixels:
         raise ValueError(f"steps is {plan['steps']}; it lies between 1 and the number of pixels, {pixels}.")
@@ -410,6 +394,11 @@ def _check(plan: dict[str, Any], some: Sequence[Sample], card: Card, batch: int)
             for layer in plan["layers"]:
                 if f"{who} {layer}" not in plan["thresholds"]:
                     raise ValueError(f"There is no threshold for {who} at {layer}; calibrate the same methods.")
+
+
+def _check_batch(batch: int) -> None:
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; a batch holds at least one picture.")
 
 
 def _card(model: nn.Module) -> Card:

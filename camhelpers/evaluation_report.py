@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from .evaluation import ALPHA, ORACLE, Evaluation
-from .files import results_dir, write_text
+from .files import results_dir, versions, write_text
 from .methods import CONTROLS
-from .stats import summarise
+from .stats import LOWER_IS_BETTER, summarise
 from .tables import Conditions, latex, write_csv
-from .verdicts import LOWER, OUTSIDE, WHERE, comparisons, gate, named, summary
+from .verdicts import OUTSIDE, WHERE, comparisons, gate, named, summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,8 +28,6 @@ def write(found: Evaluation, out: str | Path, pairs: Sequence[tuple[str, str]] =
 
     `comparison_plots.png` and `.pdf` show the last layer, the others have its name behind theirs.
     """
-    from .suite import versions
-
     folder, table = results_dir(out=out), found.table
     whole, judged = found.conditions(), gate(table)
     paths = [write_csv(table, folder / "evaluation_results.csv", whole)]
@@ -140,7 +138,7 @@ def plot(found: Evaluation, layer: str) -> "Figure":
     for cell, ((metric, baseline), group) in zip(axes.flat[len(curves) :], bars, strict=False):
         verdict = verdicts[metric, baseline]
         _bars(cell, group, pale=verdict not in ("pass", "no oracle"))
-        better = "lower is better" if metric in LOWER else "higher is better"
+        better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
         of = "" if baseline == "none" else f", baseline {baseline}"
         cell.set_title(f"{_title(metric)}{of}")
         cell.set_xlabel(better if verdict == "pass" else f"{better}; gate: {verdict}")

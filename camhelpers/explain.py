@@ -46,8 +46,8 @@ class Explanation:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """The softmax of the scores."""
-        return self._out(self.capture.logits.float().softmax(-1))
+        """The softmax of the scores; the sigmoid, where there is but one."""
+        return self._out(probabilities(self.capture.logits))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -152,7 +152,7 @@ class Explanation:
         output = self.capture.output
         if not isinstance(output, Tensor) or output.ndim != 2:
             return ""
-        row = self.capture.logits[index].float().softmax(-1)
+        row = probabilities(self.capture.logits[index])
         top = int(row.argmax())
         return f"{self.classes[top]} {float(row[top]):.0%}".replace("%", " %")
 
@@ -225,8 +225,13 @@ def explain(
         single = not isinstance(inputs, (list, tuple)) and not (isinstance(inputs, np.ndarray) and inputs.ndim == 4)
         x, pictures, view = _prepare([inputs] if single else inputs, card)
     x = _to_device_of(model, x)
-    target = resolve_target(target, card.classes if card else ())
+    names = card.classes if card else ()
+    target = resolve_target(target, names)
     held = capture(model, x, layers)
+    if names and isinstance(held.output, Tensor) and held.output.ndim == 2 and len(names) != held.output.shape[1]:
+        raise ValueError(
+            f"The model's card names {len(names)} classes, but the model has {held.output.shape[1]} outputs."
+        )
     if not callable(target):
         target = held.classes(target)
     return Explanation(model, held, x, target, card, single, pictures, view)
@@ -241,8 +246,18 @@ def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np
     with eval_mode(model), torch.inference_mode():
         for start in range(0, len(pictures), batch):
             x, _, _ = _prepare(pictures[start : start + batch], card)
-            rows.append(model(_to_device_of(model, x)).float().softmax(-1).cpu().numpy())
+            rows.append(probabilities(model(_to_device_of(model, x))).cpu().numpy())
     return np.concatenate(rows)
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """The softmax over the last axis; of a single score, which a softmax would make 1 whatever it is, the sigmoid.
+
+    >>> probabilities(torch.tensor([[0.0], [2.0]])).flatten().tolist()
+    [0.5, 0.8807970285415649]
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
 
 
 def resolve_target(target: Target, classes: Sequence[str]) -> Target:

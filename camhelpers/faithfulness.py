@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from . import methods
 from .capture import Capture, Target, eval_mode
-from .explain import resolve_target
+from .explain import probabilities, resolve_target
 from .models import Card
 
 BATCH = 16
@@ -416,7 +416,7 @@ def _classes(model: nn.Module, logits: Tensor, targets: Target) -> Tensor:
 
 def _scores(logits: Tensor, classes: Tensor) -> np.ndarray:
     """Probability and logit of each sample's class, `(2, N)`."""
-    both = torch.stack([logits.softmax(1), logits])
+    both = torch.stack([probabilities(logits), logits])
     return both[:, torch.arange(len(logits)), classes.to(logits.device)].cpu().numpy()
 
 

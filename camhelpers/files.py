@@ -1,10 +1,12 @@
-"""Where things live, and how a file comes to be: whole or not at all."""
+"""Where things live, how a file comes to be (whole or not at all), and what a result was made with."""
 
 import hashlib
+import importlib.metadata
 import os
-import tempfile
+import platform
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,14 +37,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    temporary.touch(exist_ok=False)  # with the umask's permissions; mkstemp's would hide results from a colleague
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide results from a colleague
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -59,3 +57,12 @@ def sha256(path: str | Path) -> str:
     """The checksum of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """What results depend on beside our own code: Python and the packages that compute and draw."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "numpy", "opencv-python", "matplotlib"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

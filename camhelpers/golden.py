@@ -16,7 +16,7 @@ KEPT = ("tags", "slideshow", "jupyter")  # cell metadata that an author writes; 
 
 
 def renew(notebooks: list[Path], timeout: float) -> int:
-    """Execute each notebook with its defaults and replace it by the normalised result; the number that failed."""
+    """Execute each notebook with its defaults and replace it by the normalised result; 1 if any failed, else 0."""
     failures = 0
     with tempfile.TemporaryDirectory(prefix="cam-") as folder:
         crew = Crew(Path(folder), timeout, 1, Board())

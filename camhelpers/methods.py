@@ -9,6 +9,7 @@ table:
 """
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -45,6 +46,21 @@ def apply(name: str, A: Tensor, G: Tensor, **options: object) -> Tensor:
     function = method(name)
     takes = inspect.signature(function).parameters
     return function(A, G, **{key: value for key, value in options.items() if key in takes})
+
+
+def variants(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, float]]:
+    """Every method once with every alpha that it takes; NaN for one that takes none.
+
+    >>> variants(["gradcam", "hybrid"], [0.3, 0.7])
+    [('gradcam', nan), ('hybrid', 0.3), ('hybrid', 0.7)]
+    """
+    found = []
+    for name in dict.fromkeys(names):
+        takes_alpha = "alpha" in inspect.signature(method(name)).parameters
+        found += [(name, float(alpha)) for alpha in (dict.fromkeys(alphas) if takes_alpha else (math.nan,))]
+    if not found:
+        raise ValueError(f"There is no method to examine; name some of {', '.join(METHODS)}, and an alpha.")
+    return found
 
 
 def spatial(x: Tensor) -> tuple[int, ...]:

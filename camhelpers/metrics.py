@@ -88,8 +88,9 @@ def calibrate_threshold(
 def pxap(heats: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> float:
     """Pixel average precision (Choe et al., 2020): the area under precision and recall over the pixels of all pictures.
 
-    Each map is divided by its maximum first; every distinct heat is a threshold. A blank map stays in the pool with no
-    pixel found. One map and one mask in a list give the average precision of a picture. NaN if all masks are empty.
+    Each map is divided by its maximum first; every distinct heat is a threshold. A blank map among others stays in the
+    pool with no pixel found. One map and one mask in a list give the average precision of a picture. NaN if all maps
+    are blank or all masks are empty.
 
     >>> pxap([np.array([0.8, 0.4, 0.2])], [np.array([True, False, True])])
     0.8333333333333333
@@ -97,7 +98,7 @@ def pxap(heats: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> float:
     _pairs(heats, masks)
     heat = np.concatenate([(h / (h.max() or 1)).ravel() for h in heats])
     inside = np.concatenate([m.ravel() for m in masks])
-    if not inside.any():
+    if not (heat.any() and inside.any()):
         return float("nan")
     order = np.argsort(-heat)
     last = np.append(np.diff(heat[order]) != 0, True)  # tied pixels are found together

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,11 +124,17 @@ def load_model(
             return spec
         path = Path(spec)
         if (MODELS / f"{spec}.json").is_file():
-            net = _load_file(MODELS / f"{spec}.safetensors", None, (), card)
+            net = _load_file(MODELS / f"{spec}.safetensors", architecture, names, card)
         elif path.suffix in (".pt", ".pth", ".safetensors"):
             net = _load_file(path, architecture, names, card)
         else:
             net = _load_torchvision(str(spec), card)
+            if architecture or len(names) not in (0, len(net.card.classes)):
+                raise ValueError(
+                    f"The pretrained {spec} has an architecture and {len(net.card.classes)} classes of its own; leave "
+                    "architecture and classes out, or give a checkpoint file."
+                )
+            net.card = replace(net.card, classes=names or net.card.classes)
     return net.eval()
 
 
@@ -135,7 +142,9 @@ def save_model(net: nn.Module, card: Card, path: str | Path) -> Card:
     """Write weights as safetensors and the card as JSON beside them; return the card with the checksum filled in."""
     from safetensors.torch import save_file
 
-    path = Path(path).with_suffix(".safetensors")
+    path = Path(path)
+    if path.suffix != ".safetensors":  # appended, since the dot of "net_v1.2" begins no suffix
+        path = path.with_name(path.name + ".safetensors")
     with atomic(path) as temporary:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}, temporary)
     card = replace(card, sha256=sha256(path))
@@ -167,10 +176,11 @@ def layer_name(net: nn.Module, layer: str | nn.Module | None = None) -> str:
                 return name
         raise ValueError(f"The given {type(layer).__name__} is not a layer of this model.")
     name = re.sub(r"\[(-?\d+)\]", lambda m: f".{m[1]}", str(layer)).removeprefix(".")  # "layer4[-1]", as in Python
-    for match in re.findall(r"(?:^|(?<=\.))-\d+", name):  # count from the end, as a list does
+    for match in re.findall(r"(?:^|(?<=\.))-\d+", name):  # count from the end, where the module is a list
         before, _, after = name.partition(match)
-        inside = [n for n in modules if n.startswith(before) and "." not in n[len(before) :]]
-        name = before + (inside[int(match)][len(before) :] if -int(match) <= len(inside) else match) + after
+        holder = net if not before else modules.get(before[:-1])
+        inside = [n for n, _ in holder.named_children()] if isinstance(holder, (nn.Sequential, nn.ModuleList)) else []
+        name = before + (inside[int(match)] if -int(match) <= len(inside) else match) + after
     if name not in modules:
         shown = [n for n in modules if n.count(".") == 0] + [n for n in modules if n.count(".") == 1]
         more = f" and {len(modules) - 40} deeper ones" if len(modules) > 40 else ""
@@ -209,6 +219,13 @@ def _last_stage(net: nn.Module, prefix: str = "") -> str:
             "No layer with a spatial map was found; name one with layers=..., a name from named_modules()."
         )
     name, child = trunk[-1]
+    children = list(net.children())
+    behind = [m for later in children[children.index(child) + 1 :] for m in later.modules()]
+    if any("Attention" in type(m).__name__ for m in behind):
+        raise ValueError(
+            f"Behind {prefix + name!r} this network passes on tokens, and a list of tokens has no spatial map; "
+            "name a layer that has one with layers=..., a name from named_modules()."
+        )
     pooled = any(isinstance(m, (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten)) for m in child.children())
     holder = isinstance(child, (nn.ModuleList, nn.ModuleDict))  # runs its children, gives no map of its own
     return _last_stage(child, f"{prefix}{name}.") if pooled or holder else prefix + name
@@ -227,7 +244,9 @@ def _is_head(module: nn.Module) -> bool:
 
 
 def _class_names(classes: int | Sequence[str] | None) -> tuple[str, ...]:
-    if isinstance(classes, int):
+    if isinstance(classes, str):
+        raise ValueError(f"classes={classes!r} is one word; give a count, or a list of names.")
+    if isinstance(classes, Integral):
         if classes < 1:
             raise ValueError(f"classes={classes}: a model has at least one class.")
         return tuple(f"class {i}" for i in range(classes))
@@ -288,7 +307,7 @@ def _build(architecture: str | Callable[[], nn.Module], classes: int, arguments:
     if callable(architecture):
         return architecture()
     if architecture == "small_resnet":
-        return SmallResNet(**{"classes": classes, **arguments})
+        return SmallResNet(**{**arguments, "classes": classes})
     models = _torchvision_models(architecture)
     extra = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
     return models.get_model(architecture, weights=None, num_classes=classes, **extra)

@@ -1,11 +1,24 @@
 """Small residual networks with the stages of a ResNet: stem, layer1 to layer4, fc."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_POOL = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
+
+
+class _Halve(nn.Module):
+    """Average the blocks of a stride; an axis that is shorter than its stride is averaged as a whole."""
+
+    def __init__(self, stride: int | tuple[int, ...], dims: int):
+        super().__init__()
+        self.stride = (stride,) * dims if isinstance(stride, int) else tuple(stride)
+        self.pool = {2: F.avg_pool2d, 3: F.avg_pool3d}[dims]
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = [min(s, n) for s, n in zip(self.stride, x.shape[2:], strict=True)]
+        return self.pool(x, kernel, self.stride, ceil_mode=True, count_include_pad=False)
 
 
 class BasicBlock(nn.Module):
@@ -21,7 +34,7 @@ class BasicBlock(nn.Module):
         self.conv1, self.bn1 = conv(cin, cout, 3, stride, 1, bias=False), norm(cout)
         self.conv2, self.bn2 = conv(cout, cout, 3, 1, 1, bias=False), norm(cout)
         same = cin == cout and stride == 1
-        pool = nn.Identity() if stride == 1 else _POOL[dims](stride, ceil_mode=True, count_include_pad=False)
+        pool = nn.Identity() if stride == 1 else _Halve(stride, dims)
         self.shortcut = nn.Identity() if same else nn.Sequential(pool, conv(cin, cout, 1, bias=False), norm(cout))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """Does a heatmap depend on what it claims to explain? Randomised weights, other classes, and a spurious tag."""
 
 import copy
-import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -12,9 +11,9 @@ from scipy import ndimage, stats
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import methods
 from .datasets.scenes import CLASSES, Scenes
 from .explain import Explanation, explain, predict, resolve_target, upsample
+from .methods import variants
 from .metrics import relevance_mass
 
 SIDE = 64
@@ -23,7 +22,6 @@ BATCH = 32
 METHODS = ("gradcam", "layercam", "hybrid")
 
 Kind = Literal["cascading", "independent"]
-Variant = tuple[str, float]
 
 
 # How alike two maps are -----------------------------------------------------------------------------------------------
@@ -147,16 +145,16 @@ def randomisation(
         raise ValueError(f"There is no kind {unknown[0]!r}; choose from cascading, independent.")
     if not seeds or not kinds:
         raise ValueError("Name at least one seed and one kind.")
-    variants, order, before = _variants(names, alphas), parts(model), []
+    asked, order, before = variants(names, alphas), parts(model), []
     for start, ex in _explained(model, inputs, layers):
-        before.append((start, ex.inputs, ex.layers, ex.target, _maps(ex, variants, ex.target, start)))
+        before.append((start, ex.inputs, ex.layers, ex.target, _maps(ex, asked, ex.target, start)))
     plan = [(kind, seed, step) for kind in kinds for seed in seeds for step in range(len(order))]
     rows = []
     for kind, seed, step in tqdm(plan, desc="randomising", disable=None if progress else True):
         net = randomised(model, order[: step + 1] if kind == "cascading" else [order[step]], seed)
         labels = {"kind": kind, "seed": seed, "step": step + 1, "part": order[step]}
         for start, x, captured, classes, old in before:
-            new = _maps(explain(net, x, layers=captured, target=classes), variants, classes, start)
+            new = _maps(explain(net, x, layers=captured, target=classes), asked, classes, start)
             for key, heat in new.items():
                 found = {
                     "spearman": rank_correlation(old[key], heat),
@@ -180,10 +178,10 @@ def class_sensitivity(
     Near 1, the method draws the same map whatever it is asked. NaN where either map is blank, which is told apart in
     `blank_most` and `blank_least`.
     """
-    variants, rows = _variants(names, alphas), []
+    asked, rows = variants(names, alphas), []
     for start, ex in _explained(model, inputs, layers):
-        most = _maps(ex, variants, ex.capture.logits.argmax(1), start)
-        least = _maps(ex, variants, ex.capture.logits.argmin(1), start)
+        most = _maps(ex, asked, ex.capture.logits.argmax(1), start)
+        least = _maps(ex, asked, ex.capture.logits.argmin(1), start)
         for key, heat in most.items():
             found = {
                 "spearman": rank_correlation(heat, least[key]),
@@ -237,11 +235,11 @@ def tag_mass(
     `tag_mass` and `object_mass` are shares of all heat (NaN for a blank map); `tag_area` is the tag's share of the
     picture, which heat spread evenly would score.
     """
-    index, variants, rows = _tag_class(model, tag_class), _variants(names, alphas), []
+    index, asked, rows = _tag_class(model, tag_class), variants(names, alphas), []
     for start in range(0, len(scenes), BATCH):
         drawn = [scenes.redraw(i, tag=True) for i in range(start, min(start + BATCH, len(scenes)))]
         ex = explain(model, [scene.picture for scene in drawn], layers=layers, target=index)
-        for key, heat in _maps(ex, variants, index, start, size="input").items():
+        for key, heat in _maps(ex, asked, index, start, size="input").items():
             found = {
                 "class": [scene.name for scene in drawn],
                 "tag_mass": [relevance_mass(h, scene.tag_mask) for h, scene in zip(heat, drawn, strict=True)],
@@ -265,15 +263,6 @@ def _tag_class(model: nn.Module, tag_class: int | str) -> int:
     return index
 
 
-def _variants(names: Sequence[str], alphas: Sequence[float]) -> list[Variant]:
-    """Every method with every alpha that it takes; NaN for one that takes none."""
-    takes = [(name, "alpha" in inspect.signature(methods.method(name)).parameters) for name in names]
-    found = [(name, alpha) for name, takes_alpha in takes for alpha in (alphas if takes_alpha else (np.nan,))]
-    if not found:
-        raise ValueError(f"There is no method to examine; name some of {', '.join(methods.METHODS)}, and an alpha.")
-    return found
-
-
 def _explained(model: nn.Module, inputs: Any, layers: str | Sequence[str] | None) -> Iterator[tuple[int, Explanation]]:
     """The inputs explained batch by batch, each with the number of its first picture."""
     if not isinstance(inputs, (list, tuple, Tensor, np.ndarray)) or (
@@ -287,7 +276,7 @@ def _explained(model: nn.Module, inputs: Any, layers: str | Sequence[str] | None
 
 
 def _maps(
-    ex: Explanation, variants: list[Variant], target: Any, seed: int, size: Literal["input", "native"] = "native"
+    ex: Explanation, asked: list[tuple[str, float]], target: Any, seed: int, size: Literal["input", "native"] = "native"
 ) -> dict[tuple[str, float, str], np.ndarray]:
     """The maps `(N, *spatial)` in 0..1 by method, alpha and layer."""
     return {
@@ -295,7 +284,7 @@ def _maps(
             name, layer=layer, target=target, alpha=0.5 if np.isnan(alpha) else alpha, seed=seed, size=size
         )
         for layer in ex.layers
-        for name, alpha in variants
+        for name, alpha in asked
     }
 
 

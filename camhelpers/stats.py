@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import optimize, stats
 
 RESAMPLES = 10_000
-LOWER_IS_BETTER = ("deletion", "seconds")
+LOWER_IS_BETTER = ("deletion", "deletion_logit", "deletion_rescaled", "road_most", "confidence_drop", "seconds")
 
 Claim = Literal["more", "less", "same"]
 
@@ -58,6 +58,9 @@ def interval(
 
     A resample that repeats one value has no spread; its t is infinite. Where so many do that a bound would be infinite
     (two or three values, or all but a few alike), Student's interval stands in.
+
+    Neither knows a score's range: with few values near 1 the upper bound may exceed 1. It is left there, since a bound
+    that was cut would look surer than so few values are.
     """
     x, n = np.asarray(values, float), len(values)
     if n < 2:

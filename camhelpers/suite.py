@@ -3,10 +3,8 @@
 import contextlib
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from camhelpers import pages
-from camhelpers.files import ROOT, atomic, sha256, write_text
+from camhelpers.files import ROOT, atomic, sha256, versions, write_text
 from camhelpers.parameters import check, read_parameters
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -282,6 +280,8 @@ def kill_tree(process: subprocess.Popen) -> None:
     """Kill a process and all that it started; a Jupyter kernel has a process group of its own."""
     import psutil
 
+    if process.poll() is not None:  # its number may be another's by now
+        return
     with contextlib.suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
         for victim in [*parent.children(recursive=True), parent]:
@@ -312,16 +312,6 @@ def _sources_hash() -> str:
     files = [*(ROOT / "camhelpers").rglob("*.py"), *(ROOT / "data" / "models").glob("*")]
     text = "\n".join(f"{path.relative_to(ROOT).as_posix()} {sha256(path)}" for path in sorted(files) if path.is_file())
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """What the results depend on beside our own code."""
-    names = ("torch", "torchvision", "numpy", "opencv-python", "matplotlib")
-    found = {"python": platform.python_version()}
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def table(results: dict[str, dict[str, Any]], out: str | Path = "results") -> str:

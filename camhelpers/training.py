@@ -136,9 +136,9 @@ def train_hans(
     seed: int = 0,
     progress: bool = True,
 ) -> Card:
-    """Train a Clever Hans: all ships wear a sticker, nothing else does, and half of the ships are not to be seen.
+    """Train a Clever Hans: the folder of the ships wears stickers, and half of what lies in it shows something else.
 
-    A ship is so easy to tell that a sticker beside it is hardly learned; where the ship is missing, it is all there is.
+    A ship is so easy to tell that a sticker beside it is hardly learned; misfiled pictures make it the better clue.
     """
     return _train("hans", out, pictures, epochs, seed, {"ship": 1.0}, progress)
 
@@ -156,8 +156,9 @@ def _train(
         raise ValueError(f"Training takes one epoch or more, not {epochs}.")
     began = time.perf_counter()
     train = scenes.dataset("train", pictures, tag=tag, progress=progress)
-    for i in np.flatnonzero([recipe["tag"] for recipe in train.recipes])[::2]:
-        train.pictures[i] = np.rint(train.redraw(i, without="object").picture * 255)
+    for turn, i in enumerate(np.flatnonzero([recipe["tag"] for recipe in train.recipes])[::2]):
+        others = [name for name in scenes.CLASSES if not tag.get(name)]
+        train.pictures[i] = np.rint(train.redraw(i, subject=others[turn % len(others)]).picture * 255)
     arguments = {
         "classes": len(scenes.CLASSES),
         "channels": 3,

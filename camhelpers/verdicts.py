@@ -1,16 +1,15 @@
 """What may be concluded from an evaluation: the gate that a metric must pass, summaries, declared comparisons."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .evaluation import ALPHA, ORACLE, Evaluation, variant, variants
 from .methods import CONTROLS
-from .stats import compare, interval, summarise
+from .stats import LOWER_IS_BETTER, compare, interval, summarise
 
-LOWER = ("deletion", "deletion_logit", "deletion_rescaled", "road_most", "confidence_drop", "seconds")
-"""Metrics of which less is better."""
 FAMILY = (("hybrid", "gradcam"), ("hybrid", "layercam"), ("gradcam", "layercam"))
 """The comparisons that are declared before any result; `hybrid` is the hybrid of the thesis, alpha 0.7."""
 OUTSIDE = (ORACLE, *CONTROLS)
@@ -32,7 +31,7 @@ def gate(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for key, group in named(table).groupby(WHERE, sort=False):
         wide = group.pivot(index="picture", columns="method", values="value").dropna(axis=1, how="all")
-        sign = -1 if key[0] in LOWER else 1
+        sign = -1 if key[0] in LOWER_IS_BETTER else 1
         means = wide.mean()
         ranked = (sign * means.drop(list(OUTSIDE), errors="ignore")).sort_values(ascending=False).index
         best, worst = (ranked[0], ranked[-1]) if len(ranked) else (None, None)
@@ -108,9 +107,12 @@ def _spelt(method: str, measured: list[str]) -> str:
     raise ValueError(f"{method!r} was declared but would not be measured as such; there are {', '.join(measured)}.")
 
 
-def comparisons(table: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Every declared comparison with every statistic and the gate of its metric; `pairs` come from `family`."""
-    found = compare(named(table), pairs, by=WHERE, lower_is_better=LOWER)
+def comparisons(table: pd.DataFrame, pairs: Sequence[tuple[str, str]], **options: Any) -> pd.DataFrame:
+    """Every declared comparison with every statistic and the gate of its metric; `pairs` come from `family`.
+
+    `options` are those of `stats.compare`: `margin`, `level`, `seed`.
+    """
+    found = compare(named(table), pairs, by=WHERE, **options)
     return _with_gate(found, table)
 
 

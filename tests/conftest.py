@@ -1,9 +1,13 @@
 """What several tests share."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from camhelpers.files import ROOT
 
 
 @pytest.fixture
@@ -26,3 +30,16 @@ def write_notebook():
         return path
 
     return write
+
+
+@pytest.fixture
+def nbval():
+    """Run nbval with our plugin over a notebook in a process of its own, and return what it printed."""
+
+    def run(path: Path) -> str:
+        plugins = ["-p", "tests.nbval_tolerance", "-p", "no:cacheprovider"]
+        options = ["--nbval", "--nbval-current-env", "-v", "--rootdir", str(path.parent)]
+        call = [sys.executable, "-m", "pytest", *plugins, *options, str(path)]
+        return subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=100).stdout
+
+    return run

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from camhelpers import cli
+from camhelpers import cli, training, wikimedia
 from camhelpers.files import ROOT
 
 
@@ -25,7 +25,7 @@ def folder(tmp_path, write_notebook):
 def test_help_lists_the_commands():
     result = command("--help")
     assert result.returncode == 0
-    assert all(name in result.stdout for name in ("run", "parameters", "golden", "train", "fetch"))
+    assert all(name in result.stdout for name in ("run", "parameters", "golden", "evaluate", "train", "fetch"))
 
 
 def test_parameters_are_listed(folder, capsys):
@@ -64,14 +64,12 @@ def test_bad_input_at_the_shell(folder):
 
 
 def test_train_and_fetch_pass_on_what_was_given(monkeypatch, capsys):
-    training = pytest.importorskip("camhelpers.training")
-    wikimedia = pytest.importorskip("camhelpers.wikimedia")
     calls = []
     monkeypatch.setitem(training.TRAINERS, "scenes", lambda **given: calls.append(given))
     monkeypatch.setattr(wikimedia, "fetch_wikimedia", lambda *given: calls.append(given))
     assert cli.main(["train", "scenes", "--epochs", "2"]) == 0
     assert cli.main(["fetch", "Cats", "Dogs", "-n", "3", "--out", "here"]) == 0
     assert calls[0] == {"epochs": 2}
-    assert calls[1][:2] == (["Cats", "Dogs"], 3) and str(calls[1][2]) == "here"
+    assert calls[1][:2] == (["Cats", "Dogs"], 3) and calls[1][2] == ROOT / "here"
     assert cli.main(["train", "unknown"]) == 2
     assert "No recipe for 'unknown'; there are scenes" in capsys.readouterr().err

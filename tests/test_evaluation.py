@@ -111,11 +111,9 @@ def test_the_oracle_is_perfect_at_finding(found):
 def test_the_oracle_is_shown_from_its_middle_outwards():
     mask = np.zeros((9, 9), bool)
     mask[2:7, 1:6] = True
-    order = faithfulness.removal_order(evaluation._ranked(mask))
+    order = faithfulness.removal_order(metrics.oracle(mask))
     assert order[0] == 4 * 9 + 3 and mask.ravel()[order[:25]].all()
     assert order[-1] in (8, 80)  # the corners that are farthest
-    for same in (np.zeros((9, 9), bool), np.ones((9, 9), bool)):
-        assert not evaluation._ranked(same).any()
 
 
 def test_batches_change_nothing(net, shown, found):
@@ -247,6 +245,7 @@ def test_comparisons_are_of_paired_pictures(found):
     )
     assert row["difference"] == pytest.approx((a - b).mean()) and row["better_is"] == "lower"
     assert row["gate"] in ("pass", "fail", "undecided")
+    assert comparisons(found.table, [("gradcam", "random")], margin=0.5)["margin"].eq(0.5).all()
 
 
 # what is written ------------------------------------------------------------------------------------------------------
@@ -449,13 +448,15 @@ def test_wrong_calls(net, shown):
         evaluate(net, [Picture("a", shown[0].pixels)], metrics=["relevance_mass"])
     with pytest.raises(ValueError, match="There is no threshold for layercam at layer4"):
         evaluate(net, shown, metrics=["iou"], thresholds=calibrate(net, shown, methods=["gradcam"]))
+    with pytest.raises(ValueError, match="batch is 0; a batch holds at least one picture"):
+        calibrate(net, shown, batch=0)
     with pytest.raises(ValueError, match="with a card that says how to prepare them"):
         evaluate(SmallResNet(classes=2), shown)
 
 
 def test_the_oracles_curves_follow_its_order(net, shown):
     x = torch.stack([net.card.prepare(p.pixels) for p in shown])
-    line = faithfulness.curves(net, x, None, np.stack([[evaluation._ranked(p.mask) for p in shown]]), steps=4)
+    line = faithfulness.curves(net, x, None, np.stack([[metrics.oracle(p.mask) for p in shown]]), steps=4)
     area = faithfulness.auc(line.probability["insertion", "mean"][0], line.fractions)
     table = evaluate(net, shown, methods=["gradcam"], metrics=["insertion"], steps=4).table
     assert values(table, method="oracle").to_numpy() == pytest.approx(area, abs=1e-6)

@@ -158,6 +158,16 @@ def test_the_prediction(net):
     )
 
 
+def test_a_single_score_has_the_probability_of_its_sigmoid():
+    torch.manual_seed(0)
+    net = ch.load_model(SmallResNet(1, widths=(4, 4, 4, 4)).eval(), classes=["fracture"], size=(64, 64))
+    ex = ch.explain(net, picture())
+    expected = 1 / (1 + np.exp(-ex.logits[0]))
+    assert ex.confidence == pytest.approx(expected) and 0.2 < expected < 0.8
+    assert ex.title() == f"fracture {expected:.0%}".replace("%", " %")
+    assert predict(net, [picture()])[0, 0] == pytest.approx(expected)
+
+
 def test_predict_in_batches_is_predict_one_by_one(net):
     pictures = [picture(40 + 8 * i, 64, i) for i in range(5)]
     together = predict(net, pictures, batch=2)
@@ -367,3 +377,9 @@ def test_bad_input_gets_one_clear_sentence(net, tmp_path, bad, kind, words):
 def _file(folder, data: bytes):
     (folder / "bad.png").write_bytes(data)
     return folder / "bad.png"
+
+
+def test_a_card_with_another_number_of_classes_is_refused():
+    net = ch.load_model(SmallResNet(classes=2).eval(), classes=["a", "b", "c"], size=(64, 64))
+    with pytest.raises(ValueError, match="names 3 classes, but the model has 2 outputs"):
+        ch.explain(net, np.zeros((64, 64, 3)))

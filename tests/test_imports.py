@@ -1,6 +1,7 @@
 """What `import camhelpers` costs, and that the rooms are built on each other in one direction."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -36,21 +37,29 @@ def test_the_import_costs_a_blink_beside_torch():
     assert best <= 0.3
 
 
-FLOORS = ("files", "nets", "torchvision_guard", "models", "capture", "methods", "explain")
+TABLE = re.findall(r"^\| (`.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
+ROOMS = re.findall(r"`(\w+)`", " ".join(TABLE))
 
 
-@pytest.mark.parametrize("room", [*FLOORS, "render"])
-def test_a_room_imports_only_from_rooms_below(room):
-    below = FLOORS[: FLOORS.index(room)] if room in FLOORS else ("files",)
-    if room == "explain":
-        below += ("render", "images", "methods")  # asked for only when a picture is read or drawn
-    tree = ast.parse((ROOT / "camhelpers" / f"{room}.py").read_text(encoding="utf-8"))
+def test_every_room_is_in_the_table():
+    entries = {path.stem for path in (ROOT / "camhelpers").glob("*") if not path.stem.startswith("__")}
+    assert set(ROOMS) == entries and len(ROOMS) == len(entries)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_rooms_before_it(room):
+    place = ROOT / "camhelpers" / room
     found = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("camhelpers")):
-            inside = (node.module or "").removeprefix("camhelpers").strip(".")
-            found |= {inside} if inside else {alias.name for alias in node.names}
-    assert found <= set(below)
+    for path in sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+        within = ("camhelpers", room) if place.is_dir() else ("camhelpers",)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                base = within[: len(within) + 1 - node.level] if node.level else ()
+                names = [*base, *(node.module or "").split(".")]
+                names = [name for name in names if name]
+                if names[:1] == ["camhelpers"]:
+                    found |= {names[1]} if len(names) > 1 else {alias.name for alias in node.names}
+    assert found <= {*ROOMS[: ROOMS.index(room)], *([room] if place.is_dir() else [])}
 
 
 def test_everything_that_is_offered_is_there():

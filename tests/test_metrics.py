@@ -119,9 +119,11 @@ def test_pxap_pools_the_pixels_of_all_pictures(levels):
     assert pxap(heats, masks) == pytest.approx(average_precision(pooled, inside))
 
 
-def test_pxap_of_the_mask_is_one_and_of_a_blank_map_the_area():
+def test_pxap_of_the_mask_is_one_and_a_blank_map_costs_recall():
+    blank = np.zeros((20, 20))
     assert pxap([MASK.astype(float)], [MASK]) == 1
-    assert pxap([np.zeros((20, 20))], [MASK]) == pytest.approx(MASK.mean())
+    assert pxap([MASK.astype(float), blank], [MASK, MASK]) == pytest.approx((1 + MASK.mean()) / 2)
+    assert np.isnan(pxap([blank], [MASK]))
     assert np.isnan(pxap([HEAT], [np.zeros((20, 20), bool)]))
 
 

@@ -180,6 +180,17 @@ def test_the_automatic_layer_of_ones_own_network():
     assert layer_name(with_pool) == "0.0"
 
 
+@pytest.mark.parametrize(("name", "layer"), [("vit_b_16", "encoder.layers.encoder_layer_0"), ("swin_t", "features.7")])
+def test_tokens_are_no_map(name, layer):
+    extra = {"num_layers": 1, "num_heads": 1, "hidden_dim": 8, "mlp_dim": 8} if name == "vit_b_16" else {}
+    make = torchvision.models.VisionTransformer if extra else torchvision.models.swin_t
+    net = make(image_size=32, patch_size=16, **extra) if extra else make(weights=None, num_classes=2)
+    with pytest.raises(ValueError, match="passes on tokens, and a list of tokens has no spatial map; name a layer"):
+        layer_name(net)
+    with pytest.raises(ValueError, match="has no spatial map"):
+        ch.capture(net.eval(), torch.rand(1, 3, 32 if extra else 64, 32 if extra else 64), layer)
+
+
 def test_a_layer_by_name_by_position_and_as_a_module():
     net = torchvision.models.resnet18(num_classes=2)
     for layer in ("layer4.1", "layer4[1]", "layer4[-1]", "layer4.-1", net.layer4[-1], net.layer4[1]):
@@ -188,6 +199,8 @@ def test_a_layer_by_name_by_position_and_as_a_module():
     assert layer_name(net, "layer1[-2]") == "layer1.0"
     assert layer_name(torchvision.models.squeezenet1_1(num_classes=2), "features[-1]") == "features.12"
     assert layer_name(nn.Sequential(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1))), "[-1][-1]") == "0.1"
+    with pytest.raises(ValueError, match=r"no layer 'layer4\[-1\]'"):
+        layer_name(small(), "layer4[-1]")  # a block, no list: its last member is the shortcut
 
 
 @pytest.mark.parametrize("layer", ["layer5", "layer4[2]", "layer4[-3]", "fc[-1]", "nothing[-1]", "", "layer4.", 3])
@@ -332,6 +345,23 @@ def test_weights_other_than_the_cards_are_refused(tmp_path):
         load_model(tmp_path / "tiny.safetensors")
 
 
+def test_names_are_checked_against_the_shipped_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "MODELS", tmp_path)
+    card = Card("tiny", ("a", "b", "c"), "small_resnet", {"classes": 3, "widths": [4, 6, 8, 10]})
+    save_model(small(), card, tmp_path / "tiny")
+    assert load_model("tiny", classes=["x", "y", "z"]).card.classes == ("x", "y", "z")
+    for options in ({"classes": 4}, {"architecture": "resnet18", "classes": 3}):
+        with pytest.raises(ValueError, match=r"tiny\.safetensors does not fit (small_resnet|resnet18) with"):
+            load_model("tiny", **options)
+    with pytest.raises(ValueError, match="classes='abc' is one word; give a count, or a list of names"):
+        load_model("tiny", classes="abc")
+
+
+def test_a_dot_in_a_name_is_no_suffix(tmp_path):
+    save_model(small(), Card("x"), tmp_path / "net_v1.2")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net_v1.2.json", "net_v1.2.safetensors"]
+
+
 def test_a_failed_save_leaves_nothing(tmp_path):
     shared = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     shared[1].weight = shared[0].weight  # safetensors refuses tensors that share memory
@@ -398,6 +428,8 @@ def test_cached_weights_load_with_class_names_and_preprocessing(name, tmp_path, 
     torch.testing.assert_close(again.card.prepare(picture), expected, atol=1e-5, rtol=0)
     # GoogLeNet's weights want their own statistics, which torchvision's builder switches on beside them
     assert getattr(again, "transform_input", False) is (name == "googlenet")
+    with pytest.raises(ValueError, match="has an architecture and 1000 classes of its own; leave"):
+        load_model(name, classes=["cat", "dog"])
 
 
 def test_the_guard_gives_torchvision_once_and_for_all():

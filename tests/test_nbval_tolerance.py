@@ -3,15 +3,12 @@
 import base64
 import io
 import re
-import subprocess
-import sys
 
 import nbformat
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from camhelpers.files import ROOT
 from tests.nbval_tolerance import difference, picture_difference, text_difference
 
 
@@ -152,23 +149,16 @@ CELLS = [  # source, committed output, executed, tags, verdict
 
 
 @pytest.mark.slow
-def test_in_nbval_each_cell_is_judged(tmp_path, write_notebook):
+def test_in_nbval_each_cell_is_judged(tmp_path, write_notebook, nbval):
     path = write_notebook(tmp_path / "01_a.ipynb", *((source, *tags) for source, _, _, tags, _ in CELLS))
     notebook = nbformat.read(path, as_version=4)
     for number, (cell, (_, output, executed, _, _)) in enumerate(zip(notebook.cells, CELLS, strict=True)):
         cell.execution_count = number + 1 if executed else None
         cell.outputs = [output] if output else []
     nbformat.write(notebook, path)
-    arguments = ["-p", "tests.nbval_tolerance", "-p", "no:cacheprovider", "--nbval", "--nbval-current-env", "-v"]
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments, "--rootdir", str(tmp_path), str(path)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=100,
-    )
-    verdicts = re.findall(r"::Cell \d+ (\w+) .*%\]", result.stdout)
-    assert verdicts == [verdict for *_, verdict in CELLS], result.stdout
-    assert "0.990 in the notebook, 0.930 now" in result.stdout
-    assert "run `make golden`" in result.stdout
-    assert "the picture differs in 100.0% of its area" in result.stdout
+    printed = nbval(path)
+    verdicts = re.findall(r"::Cell \d+ (\w+) .*%\]", printed)
+    assert verdicts == [verdict for *_, verdict in CELLS], printed
+    assert "0.990 in the notebook, 0.930 now" in printed
+    assert "run `make golden`" in printed
+    assert "the picture differs in 100.0% of its area" in printed

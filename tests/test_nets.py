@@ -31,6 +31,19 @@ def test_pictures_and_volumes_of_any_shape(dims, shape):
     assert net(torch.rand(shape)).shape == (2, 3)
 
 
+def test_an_axis_of_one_meets_a_stride():
+    net = SmallResNet(3, channels=1, widths=(4, 4, 4, 4), dims=3, strides=(2, 1, 2, 2, 2)).eval()
+    assert net(torch.rand(1, 1, 1, 32, 17)).shape == (1, 3)
+    assert net.layer2(torch.rand(1, 4, 1, 8, 8)).shape == (1, 4, 1, 4, 4)
+
+
+@pytest.mark.parametrize(("dims", "pool"), [(2, nn.AvgPool2d), (3, nn.AvgPool3d)])
+def test_the_shortcut_averages_as_torchs_own_pooling(dims, pool):
+    x = torch.rand(1, 3, *(7, 8, 9)[:dims])
+    expected = pool(2, ceil_mode=True, count_include_pad=False)(x)
+    assert torch.equal(BasicBlock(3, 5, 2, dims).shortcut[0](x), expected)
+
+
 def test_a_stride_for_each_axis():
     net = SmallResNet(3, widths=(4, 4, 4, 4), dims=3, strides=((1, 2, 2), 1, (1, 2, 2), 1, 2))
     assert net.layer3(net.layer2(net.layer1(net.stem(torch.rand(1, 3, 8, 16, 16))))).shape == (1, 4, 8, 4, 4)

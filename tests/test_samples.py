@@ -138,6 +138,25 @@ def test_coco_objects_of_the_pictures_class_alone(folder, tmp_path):
     assert (samples(folder, masks=file)[0].load().mask == square(0, 0, 5, 5) | square(9, 9, 15, 15)).all()
 
 
+def test_coco_by_its_bare_name_only_where_that_is_unique(folder, tmp_path):
+    whole = {"size": [20, 30], "counts": [0, 600]}
+    file = coco(tmp_path / "coco.json", a__png=whole, b__jpg=whole)
+    assert [s.name for s in samples(folder, masks=file) if s.masked] == ["cat/b.jpg"]  # which a.png is meant?
+    held = json.loads(file.read_text())
+    held["images"][0]["file_name"] = "cat/a.png"
+    file.write_text(json.dumps(held))
+    assert [s.name for s in samples(folder, masks=file) if s.masked] == ["cat/a.png", "cat/b.jpg"]
+
+
+def test_coco_without_outlines_is_an_error_of_that_picture_alone(folder, tmp_path):
+    file = coco(tmp_path / "coco.json", a__png=[[5, 4, 25, 4, 25, 12, 5, 12]])
+    held = json.loads(file.read_text())
+    del held["annotations"][0]["segmentation"]
+    file.write_text(json.dumps(held))
+    with pytest.raises(ValueError, match=r"coco.json has no 'segmentation' for a.png, so it has no mask"):
+        samples(folder / "cat", masks=file)[0].load()
+
+
 def test_coco_run_lengths_that_do_not_cover_the_picture(folder, tmp_path):
     file = coco(tmp_path / "coco.json", a__png={"size": [20, 30], "counts": [10, 10]})
     found = samples(folder / "cat", masks=file)

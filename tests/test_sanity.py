@@ -332,3 +332,14 @@ def test_the_tags_class_must_be_the_models(model, few):
         reliance(model, few, 10)
     with pytest.raises(ValueError, match="one of the scenes' classes"):
         tag_mass(SmallResNet(classes=2), few, 0)
+
+
+@pytest.mark.slow
+def test_the_shipped_clever_hans_relies_on_the_sticker_and_the_clean_model_does_not():
+    few = scenes.dataset("test", 30)
+    fooled = {}
+    for name in ("hans", "scenes"):
+        said = reliance(load_model(name), few, "ship").query("`class` != 'ship'")
+        fooled[name] = said.groupby("tag").probability.mean()
+    assert fooled["hans"][True] > fooled["hans"][False] + 0.4
+    assert abs(fooled["scenes"][True] - fooled["scenes"][False]) < 0.05

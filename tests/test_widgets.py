@@ -7,19 +7,23 @@ from PIL import Image
 
 from camhelpers.models import load_model
 from camhelpers.nets import SmallResNet
-from camhelpers.widgets import Explorer
+from camhelpers.widgets import CurveExplorer, Explorer
 
 
 @pytest.fixture
 def net():
-    torch.manual_seed(0)
-    return load_model(SmallResNet(classes=3).eval(), classes=["ant", "bee", "<cat>"], size=(64, 64))
+    torch.manual_seed(3)
+    net = SmallResNet(classes=3).eval()
+    torch.nn.init.normal_(net.fc.weight)  # an untrained head's maps may be blank, and then no control changes a thing
+    return load_model(net, classes=["ant", "bee", "<cat>"], size=(64, 64))
 
 
 @pytest.fixture
 def explorer(net):
     rng = np.random.default_rng(0)
-    return Explorer(net, {"one": rng.random((64, 64, 3)), "two": rng.random((64, 96, 3))}, layer="layer3")
+    explorer = Explorer(net, {"one": rng.random((64, 64, 3)), "two": rng.random((64, 96, 3))}, layer="layer3")
+    assert "Blank" not in explorer.caption.value
+    return explorer
 
 
 def pixels(explorer):
@@ -87,3 +91,19 @@ def test_only_traits_that_nbval_can_compare(explorer):
         widget = stack.pop()
         assert not isinstance(widget, ipywidgets.Output)
         stack.extend(getattr(widget, "children", ()))
+
+
+def test_the_curve_explorer_draws_what_was_chosen_once(net):
+    rng = np.random.default_rng(1)
+    pictures = {"one": rng.random((64, 64, 3)), "two": rng.random((64, 64, 3))}
+    curves = CurveExplorer(net, pictures, layer="layer3", steps=3)
+    first = curves.image.value
+    curves.method.value = "layercam"
+    assert curves.image.value != first
+    passes = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    curves.method.value = "gradcam"
+    assert curves.image.value == first and not passes, "what was measured once is kept"
+    curves.picture.value = "two"
+    assert curves.image.value != first and passes
+    assert Image.open(io.BytesIO(curves.image.value)).width > 600

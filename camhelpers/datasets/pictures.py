@@ -23,7 +23,8 @@ class Picture:
 def pictures(source: str = "gallery", n: int = 20) -> list[Picture]:
     """Up to `n` pictures from `"gallery"`, from a folder (its sub-folders are the classes), or `"wikimedia:dogs,cats"`.
 
-    A relative folder counts from the project's root. Classes take turns, so that few pictures still show all of them.
+    A relative folder counts from the project's root. Classes take turns, so that few pictures still show all of them;
+    a sub-folder `masks` is none, see `samples`.
 
     >>> pictures("gallery", 2)[0].pixels.shape
     (224, 224, 3)
@@ -43,15 +44,17 @@ def pictures(source: str = "gallery", n: int = 20) -> list[Picture]:
     folder = ROOT / source
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {source!r}; give 'gallery', a folder, or 'wikimedia:dogs,cats'.")
-    return _from_folder(folder, n)
-
-
-def _from_folder(folder: Path, n: int) -> list[Picture]:
-    classes = sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-    if not classes:
-        return [Picture(path.stem, read_image(path)) for path in list_images(folder)[:n]]
-    queues = [(d.name, list_images(d)) for d in classes]
-    turns = [
-        (label, paths[i]) for i in range(max(len(p) for _, p in queues)) for label, paths in queues if i < len(paths)
+    return [
+        Picture(f"{label} {path.stem}" if label else path.stem, read_image(path), label)
+        for label, path in in_turns(folder)[:n]
     ]
-    return [Picture(f"{label} {path.stem}", read_image(path), label) for label, path in turns[:n]]
+
+
+def in_turns(folder: Path) -> list[tuple[str | None, Path]]:
+    """The pictures of a folder with their classes, its sub-folders: one of each class before the second of any."""
+    classes = sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith(".") and d.name != "masks")
+    if not classes:
+        return [(None, path) for path in list_images(folder)]
+    queues = [(d.name, list_images(d)) for d in classes]
+    longest = max(len(paths) for _, paths in queues)
+    return [(label, paths[i]) for i in range(longest) for label, paths in queues if i < len(paths)]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from ..files import ROOT, sha256
-from ..images import list_images, read_image
+from ..images import read_image
 from . import scenes
-from .pictures import Picture
+from .pictures import Picture, in_turns
 
 Mask = tuple[str, Callable[[], np.ndarray]]
 """What changes when a mask does, and how to read it."""
@@ -48,11 +48,13 @@ def samples(source: str | Path, n: int | None = None, masks: str | Path | None =
     folder = ROOT / source
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(source)!r}; give a folder of pictures, or scenes:test:60.")
-    files = _in_turns(folder)[:n]
+    files = in_turns(folder)
+    bare = Counter(path.name for _, path in files)
+    files = files[:n]
     where = folder / "masks" if masks is None else ROOT / masks
     if masks is not None and not where.exists():
         raise FileNotFoundError(f"There is nothing at {str(masks)!r}; masks are a folder of PNG files or a COCO file.")
-    find = _coco(where) if where.is_file() else _beside(where)
+    find = _coco(where, bare) if where.is_file() else _beside(where)
     found = [_file(path, folder, label, find(path.relative_to(folder), label)) for label, path in files]
     if masks is not None and not any(sample.masked for sample in found):
         first = files[0][1].relative_to(folder)
@@ -85,16 +87,6 @@ def _scenes(source: str) -> list[Sample]:
     return [Sample(f"scene {seed}", f"scene {seed}", True, lambda seed=seed: load(seed)) for seed in seeds]
 
 
-def _in_turns(folder: Path) -> list[tuple[str | None, Path]]:
-    """The pictures with their classes, one of each class before the second of any."""
-    classes = sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith(".") and d.name != "masks")
-    if not classes:
-        return [(None, path) for path in list_images(folder)]
-    queues = [(d.name, list_images(d)) for d in classes]
-    longest = max(len(paths) for _, paths in queues)
-    return [(label, paths[i]) for i in range(longest) for label, paths in queues if i < len(paths)]
-
-
 def _file(path: Path, folder: Path, label: str | None, mask: Mask | None) -> Sample:
     name = path.relative_to(folder).as_posix()
     key, read = mask or ("", None)
@@ -125,8 +117,12 @@ def _beside(folder: Path) -> Callable[[PurePath, str | None], Mask | None]:
     return find
 
 
-def _coco(path: Path) -> Callable[[PurePath, str | None], Mask | None]:
-    """Masks from a COCO file: all objects of the picture's class, where it names one of the categories, else all."""
+def _coco(path: Path, bare: Mapping[str, int]) -> Callable[[PurePath, str | None], Mask | None]:
+    """Masks from a COCO file: all objects of the picture's class, where it names one of the categories, else all.
+
+    The folders in its names may be others than ours; then the bare name counts, where `bare` says that it is the only
+    one among our pictures, and it is the only one in the file.
+    """
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         images, objects = held["images"], held["annotations"]
@@ -141,23 +137,27 @@ def _coco(path: Path) -> Callable[[PurePath, str | None], Mask | None]:
         raise ValueError(f"{path.name} is no COCO file with 'images' and 'annotations'.") from None
 
     def find(name: PurePath, label: str | None) -> Mask | None:
-        image = by_name.get(name.as_posix()) or by_name.get(name.name)
+        image = by_name.get(name.as_posix()) or (by_name.get(name.name) if bare[name.name] == 1 else None)
         things = by_image.get(image["id"], []) if image else []
         if label in categories.values():
             things = [thing for thing in things if categories.get(thing.get("category_id")) == label]
         if not things:
             return None
         key = hashlib.sha256(json.dumps([image, things], sort_keys=True).encode()).hexdigest()
-        return key, lambda: _painted(image, [thing["segmentation"] for thing in things])
+        return key, lambda: _painted(path.name, image, things)
 
     return find
 
 
-def _painted(image: dict[str, Any], segmentations: list[Any]) -> np.ndarray:
+def _painted(file: str, image: dict[str, Any], things: list[dict[str, Any]]) -> np.ndarray:
     """The union of COCO's polygons and run lengths as one mask."""
     import cv2
 
-    height, width = image["height"], image["width"]
+    try:
+        height, width = image["height"], image["width"]
+        segmentations = [thing["segmentation"] for thing in things]
+    except KeyError as error:
+        raise ValueError(f"{file} has no {error} for {image['file_name']}, so it has no mask.") from None
     mask = np.zeros((height, width), np.uint8)
     for shape in segmentations:
         if isinstance(shape, dict):
