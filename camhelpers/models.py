@@ -140,13 +140,13 @@ def load_model(
 
 def save_model(net: nn.Module, card: Card, path: str | Path) -> Card:
     """Write weights as safetensors and the card as JSON beside them; return the card with the checksum filled in."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     if path.suffix != ".safetensors":  # appended, since the dot of "net_v1.2" begins no suffix
         path = path.with_name(path.name + ".safetensors")
     with atomic(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}, temporary)
+        temporary.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}))
     card = replace(card, sha256=sha256(path))
     write_text(path.with_suffix(".json"), json.dumps(asdict(card), indent=1) + "\n")
     return card
