@@ -70,6 +70,11 @@ def kernel_class(folder: str) -> type:
             # What the kernel's C code prints belongs in the log, not among our JSON lines.
             await super().start_kernel(stdout=sys.stderr, **kwargs)
 
+        async def _async_interrupt_kernel(self) -> None:
+            # A shutdown interrupts first, and an idle kernel then logs an error that is none.
+            if not self.shutting_down:
+                await super()._async_interrupt_kernel()
+
     return Kernel
 
 
