@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from camhelpers.nets import BasicBlock, SmallResNet
+from camhelpers.nets import BasicBlock, SmallResNet, folded
 
 
 def test_the_default_ends_in_a_7x7_map():
@@ -61,3 +61,28 @@ def test_the_logits_are_a_linear_function_of_the_pooled_map():
     net, x = SmallResNet(3, widths=(4, 4, 4, 4)).eval(), torch.rand(2, 3, 64, 64)
     maps = net.layer4(net.layer3(net.layer2(net.layer1(net.stem(x)))))
     torch.testing.assert_close(net(x), net.fc(maps.mean((2, 3))))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_folded_copy_answers_alike_without_batch_norms_and_leaves_the_network_alone(dims):
+    torch.manual_seed(0)
+    net = SmallResNet(classes=3, channels=1, dims=dims, widths=(4, 8, 8, 8))
+    net(torch.randn(8, 1, *[32] * dims))  # statistics other than the initial ones
+    net.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    copy, x = folded(net), torch.randn(2, 1, *[32] * dims)
+    assert not any("BatchNorm" in type(module).__name__ for module in copy.modules())
+    torch.testing.assert_close(copy(x), net(x), rtol=1e-4, atol=1e-5)
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_what_cannot_be_folded_is_used_as_it_is():
+    class Choosing(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    hooked = SmallResNet(classes=2)
+    hooked.register_forward_hook(lambda module, args, out: out * 2)
+    for net in (Choosing().eval(), hooked.eval()):
+        assert folded(net) is net
