@@ -1,8 +1,9 @@
 """The front door: `explain(model, picture)` predicts, and hands out heatmaps for any method, layer, class and alpha."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -11,10 +12,13 @@ from torch import Tensor, nn
 
 from . import methods
 from .capture import Capture, Target, capture, eval_mode
+from .gradients import GRADIENTS, PERCENTILE, SAMPLES, SPREAD, NoisyGradients, noisy_gradients
 from .models import Card, layer_name
 
-_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
-Size = Literal["input", "native"]
+if TYPE_CHECKING:
+    from .volumes import Volume
+
+Size = Literal["input", "model", "native"]
 
 
 @dataclass(eq=False, repr=False)
@@ -31,6 +35,9 @@ class Explanation:
     """What was explained, `(N, H, W, 3)` in 0..1; None where the input is no picture."""
     view: tuple[int, int, int, int] | None
     """The box (top, left, height, width) of the pictures that the model saw; None for all of the input."""
+    volumes: "list[Volume]" = field(default_factory=list)
+    """What was explained, where it was read as volumes."""
+    _noise: dict[Any, NoisyGradients] = field(default_factory=dict)
 
     # what the model says -------------------------------------------------------------------------------------------
 
@@ -78,16 +85,27 @@ class Explanation:
         target: Target = None,
         alpha: float = 0.7,
         seed: int = 0,
+        samples: int = SAMPLES,
+        spread: float = SPREAD,
+        percentile: float = PERCENTILE,
         size: Size = "input",
         normalize: bool = True,
     ) -> np.ndarray:
-        """The heat `(H, W)`, or `(N, H, W)` for a batch, as float32 in 0..1 (each map divided by its maximum).
+        """The heat `(H, W)` or `(Z, Y, X)`, a batch's with `N` before it, as float32 in 0..1 (divided by its maximum).
 
         `layer`: one of those captured, the last unless given. `target`: another class than the one that was explained.
-        `size="native"` keeps the layer's own resolution; `normalize=False` the method's own scale. A map without
-        positive evidence is blank: it stays zero, and `blank()` says so.
+        `size`: "input" is that of the picture or volume, "model" that of the network's input, "native" the layer's own.
+        `normalize=False` keeps the method's own scale. A map without positive evidence is blank: it stays zero, and
+        `blank()` says so. "smoothgrad" and "vargrad" run the model `samples` times more, once for both; their maps end
+        at `percentile`, since a few voxels would otherwise take all of the scale.
         """
-        heat = self._resized(self._native(method, layer, target, {"alpha": alpha, "seed": seed}), size)
+        if method in GRADIENTS:
+            heat = GRADIENTS[method](self._noisy(target, samples, spread, seed))
+            if normalize:
+                heat = _clipped(heat, percentile)
+        else:
+            heat = self._native(method, layer, target, {"alpha": alpha, "seed": seed})
+        heat = self._resized(heat, size)
         return self._out(methods.unit(heat) if normalize else heat)
 
     def heatmaps(self, classes: Sequence[int | str] | Literal["all"] = "all", **options: Any) -> np.ndarray:
@@ -115,6 +133,13 @@ class Explanation:
         if self.pictures is None:
             raise ValueError("This input is no picture; draw its slices with camhelpers.render.overlay.")
         return self.pictures[0] if self.single else self.pictures
+
+    @property
+    def volume(self) -> "Volume":
+        """What was explained, where it was one volume."""
+        if not (self.single and self.volumes):
+            raise ValueError("This input was not read as one volume; see `volumes`.")
+        return self.volumes[0]
 
     def overlay(
         self,
@@ -164,7 +189,10 @@ class Explanation:
 
     def _native(self, method: str, layer: str | nn.Module | None, target: Target, options: dict[str, Any]) -> Tensor:
         """The raw map at the layer's own resolution."""
-        methods.method(method)
+        if method not in methods.METHODS:
+            raise ValueError(
+                f"There is no method {method!r}; choose one of {', '.join([*methods.METHODS, *GRADIENTS])}."
+            )
         if not 0 <= options["alpha"] <= 1:
             raise ValueError(f"alpha is {options['alpha']}; it lies between 0 (LayerCAM) and 1 (Grad-CAM).")
         name = self.layers[-1] if layer is None else layer_name(self.model, layer)
@@ -172,20 +200,36 @@ class Explanation:
             raise ValueError(
                 f"Layer {name!r} was not captured, only {', '.join(self.layers)}; ask for it in explain(layers=...)."
             )
-        if target is None:
-            target = self.target
-        elif not callable(target):
-            target = resolve_target(target, self.classes if self.card else ())
-        A, G = self.capture.A[name], self.capture.gradients(target)[name]
+        A, G = self.capture.A[name], self.capture.gradients(self._asked(target))[name]
         return methods.apply(method, _full(A), _full(G), **options)
+
+    def _asked(self, target: Target) -> Target:
+        """The target of one call: the explanation's own unless another is given."""
+        if target is None:
+            return self.target
+        return target if callable(target) else resolve_target(target, self.classes if self.card else ())
+
+    def _noisy(self, target: Target, samples: int, spread: float, seed: int) -> NoisyGradients:
+        """The run that both gradient methods share; the last one is kept."""
+        target = self._asked(target)
+        asked = target if callable(target) else self.capture.classes(target)
+        key = (asked if callable(asked) else tuple(asked.tolist()), samples, spread, seed)
+        if key not in self._noise:
+            self._noise.clear()
+            options = {"samples": samples, "spread": spread, "seed": seed}
+            self._noise[key] = noisy_gradients(self.model, self.inputs, asked, **options)
+        return self._noise[key]
 
     def _resized(self, heat: Tensor, size: Size) -> Tensor:
         if size == "native":
             return heat
-        if size != "input":
-            raise ValueError(f"size is {size!r}; it is 'input' (the picture's) or 'native' (the layer's).")
-        if self.view is None:
+        if size not in ("input", "model"):
+            raise ValueError(f"size is {size!r}; it is 'input' (the picture's), 'model', or 'native' (the layer's).")
+        if size == "model" or (self.view is None and not self.volumes):
             return upsample(heat, self.inputs.shape[2:])
+        if self.volumes:
+            shapes = {volume.data.shape for volume in self.volumes}
+            return upsample(heat, shapes.pop() if len(shapes) == 1 else self.inputs.shape[2:])
         top, left, height, width = self.view  # what lies outside of a centre crop was never seen: no heat
         whole = heat.new_zeros(len(heat), *self.pictures.shape[1:3])
         whole[:, top : top + height, left : left + width] = upsample(heat, (height, width))
@@ -202,13 +246,15 @@ def explain(
     *,
     layers: str | nn.Module | Sequence[str | nn.Module] | None = None,
     target: Target = None,
+    size: Literal["model", "native"] = "model",
 ) -> Explanation:
     """Run `model` once on `inputs` and return its explanation.
 
-    `inputs`: a picture (path, array, PIL image) or a list of them, prepared as the model's card says; or a tensor
-    `(N, C, *spatial)`, taken as ready. `layers`: the last stage with a spatial map unless given; name several, and one
-    pass serves them all. `target`: the predicted class unless given; an index, a name, one for each sample, or a
-    callable that turns one sample's output into the number to explain.
+    `inputs`: a picture (path, array, PIL image) or a list of them, prepared as the model's card says; for a model of
+    volumes, a volume (path, array `(Z, Y, X)`, `Volume`) or a list; or a tensor `(N, C, *spatial)`, taken as ready.
+    `layers`: the last stage with a spatial map unless given; name several, and one pass serves them all. `target`: the
+    predicted class unless given; an index, a name, one for each sample, or a callable that turns one sample's output
+    into the number to explain. `size="native"` shows the model a volume on its own grid, not at the size of its card.
 
     >>> import camhelpers as ch
     >>> ex = ch.explain(ch.load_model("scenes"), np.zeros((224, 224, 3)))
@@ -216,14 +262,20 @@ def explain(
     (224, 224)
     """
     card = getattr(model, "card", None)
-    single, pictures, view = False, None, None
+    single, pictures, view, volumes = False, None, None, []
+    if size not in ("model", "native"):
+        raise ValueError(f"size is {size!r}; it is 'model' (that of the model's card) or 'native' (the volume's own).")
     if isinstance(inputs, Tensor):
         x = inputs
         pictures = _pictures_of(x, card)
     else:
         card = _card_of(model)
         single = not isinstance(inputs, (list, tuple)) and not (isinstance(inputs, np.ndarray) and inputs.ndim == 4)
-        x, pictures, view = _prepare([inputs] if single else inputs, card)
+        given = [inputs] if single else inputs
+        if len(card.size) == 3:
+            x, volumes = _prepare_volumes(given, card, size)
+        else:
+            x, pictures, view = _prepare(given, card)
     x = _to_device_of(model, x)
     names = card.classes if card else ()
     target = resolve_target(target, names)
@@ -234,7 +286,7 @@ def explain(
         )
     if not callable(target):
         target = held.classes(target)
-    return Explanation(model, held, x, target, card, single, pictures, view)
+    return Explanation(model, held, x, target, card, single, pictures, view, volumes)
 
 
 def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np.ndarray:
@@ -245,7 +297,8 @@ def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np
     rows = []
     with eval_mode(model), torch.inference_mode():
         for start in range(0, len(pictures), batch):
-            x, _, _ = _prepare(pictures[start : start + batch], card)
+            some = pictures[start : start + batch]
+            x = _prepare_volumes(some, card)[0] if len(card.size) == 3 else _prepare(some, card)[0]
             rows.append(probabilities(model(_to_device_of(model, x))).cpu().numpy())
     return np.concatenate(rows)
 
@@ -286,8 +339,26 @@ def upsample(heat: Tensor, size: Sequence[int]) -> Tensor:
     """Resize maps `(N, *spatial)` linearly along every axis, as OpenCV's `resize` does (`align_corners=False`)."""
     if tuple(heat.shape[1:]) == tuple(size):
         return heat
-    mode = _INTERPOLATION[len(size)]
-    return F.interpolate(heat[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
+    if len(size) < 3:
+        mode = "bilinear" if len(size) == 2 else "linear"
+        return F.interpolate(heat[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
+    z, y, x = (_linear(before, after).to(heat) for before, after in zip(heat.shape[1:], size, strict=True))
+    slices = y @ (heat @ x.T)  # one axis after another: half the time of a trilinear interpolation
+    return (z @ slices.flatten(2)).unflatten(2, slices.shape[2:])
+
+
+@lru_cache(maxsize=32)
+def _linear(before: int, after: int) -> Tensor:
+    """The weights `(after, before)` of linear interpolation between cell centres, held at the ends."""
+    return F.interpolate(torch.eye(before)[None], after, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def _clipped(heat: Tensor, percentile: float) -> Tensor:
+    """Each map cut off at a percentile of its own values."""
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile is {percentile}; it lies above 0, and 100 cuts nothing off.")
+    tops = [float(np.percentile(one.cpu().numpy(), percentile)) for one in heat]
+    return torch.stack([one.clamp_max(top if top > 0 else one.max()) for one, top in zip(heat, tops, strict=True)])
 
 
 def _card_of(model: nn.Module) -> Card:
@@ -311,6 +382,20 @@ def _prepare(inputs: Sequence[Any], card: Card) -> tuple[Tensor, np.ndarray, tup
         height, width = read[0].shape[:2]
         return x, np.stack(read), card.view(height, width)
     return x, _pictures_of(x, card), None  # mixed sizes: shown as the model saw them
+
+
+def _prepare_volumes(
+    inputs: Sequence[Any], card: Card, size: Literal["model", "native"] = "model"
+) -> tuple[Tensor, "list[Volume]"]:
+    from .volumes import read_volume
+
+    if len(inputs) == 0:
+        raise ValueError("There is no volume to explain; give at least one.")
+    volumes = [read_volume(source) for source in inputs]
+    shapes = {volume.data.shape for volume in volumes}
+    if size == "native" and len(shapes) > 1:
+        raise ValueError("The volumes differ in size; explain them one by one, or at the model's size.")
+    return torch.stack([card.prepare_volume(volume.data, size) for volume in volumes]), volumes
 
 
 def _pictures_of(x: Tensor, card: Card | None) -> np.ndarray | None:

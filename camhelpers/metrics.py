@@ -39,19 +39,23 @@ def relevance_rank(heat: np.ndarray, mask: np.ndarray) -> float:
     return float(inside / k)
 
 
-def pointing_hit(heat: np.ndarray, mask: np.ndarray, tolerance: float = 15 / 224) -> float:
+def pointing_hit(
+    heat: np.ndarray, mask: np.ndarray, tolerance: float = 15 / 224, spacing: Sequence[float] | None = None
+) -> float:
     """The pointing game (Zhang et al., 2018): does the mask meet a disc around the maximum? Tied maxima are averaged.
 
     `tolerance` is the disc's radius as a share of the height, 15 pixels of 224 in the usual protocol; 0 asks for the
-    maximum itself. NaN for a blank map or an empty mask.
+    maximum itself. With `spacing`, the distances of neighbours along each axis, it is a ball's radius in their unit.
+    NaN for a blank map or an empty mask.
     """
     from scipy.ndimage import distance_transform_edt
 
     _check(heat, mask)
     if not (heat.max() > 0 and mask.any()):
         return float("nan")
-    away = distance_transform_edt(~mask)
-    return float((away[heat == heat.max()] <= tolerance * len(heat)).mean())
+    away = distance_transform_edt(~mask, sampling=spacing)
+    radius = tolerance * len(heat) if spacing is None else tolerance
+    return float((away[heat == heat.max()] <= radius).mean())
 
 
 def iou(heat: np.ndarray, mask: np.ndarray, threshold: float) -> float:

@@ -61,6 +61,19 @@ class Card:
             x = x[:, :, top : top + self.size[0], left : left + self.size[1]]
         return self.normalise(x)[0]
 
+    def prepare_volume(self, volume: np.ndarray, size: Literal["model", "native"] = "model") -> Tensor:
+        """Turn a volume `(Z, Y, X)` in 0..1 into what the model takes, `(1, *size)`; "native" leaves its size alone.
+
+        An axis that shrinks is averaged, so that nothing is skipped; one that grows is interpolated.
+        """
+        if len(self.size) != 3 or len(self.mean) != 1:
+            raise ValueError(f"{self.name!r} takes pictures or colours, not grey volumes; pass a tensor.")
+        x = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None, None]
+        if size == "model" and tuple(x.shape[2:]) != self.size:
+            x = F.adaptive_avg_pool3d(x, [min(n, s) for n, s in zip(x.shape[2:], self.size, strict=True)])
+            x = F.interpolate(x, self.size, mode="trilinear", align_corners=False)
+        return self.normalise(x)[0]
+
     def view(self, height: int, width: int) -> tuple[int, int, int, int]:
         """The box (top, left, height, width) of a picture of that size that the model sees."""
         if self.fit == "squash":

@@ -1,0 +1,136 @@
+"""SmoothGrad and VarGrad: gradients of the score at the input itself, under noise. One streamed run gives both.
+
+What a CAM reads from one pass costs these a pass for every sample, so a run is seeded, holds no more than its mean and
+its variance, and is kept by the explanation that asked for it.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .capture import Capture, Target, eval_mode, sample
+
+SAMPLES, SPREAD, PERCENTILE = 25, 0.15, 99.0
+MEMORY = 600 * 2**20
+"""Bytes that the graph of one batch may hold; a fixed number, so that the same seed gives the same bytes anywhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class NoisyGradients:
+    """Mean and variance `(N, C, *spatial)` of the score's gradient under noise, and how they came about."""
+
+    mean: Tensor
+    variance: Tensor
+    samples: int
+    spread: float
+    seed: int
+
+
+def smoothgrad(found: NoisyGradients) -> Tensor:
+    """SmoothGrad: the size of the mean gradient (Smilkov et al., 2017), summed over channels."""
+    return found.mean.abs().sum(1)
+
+
+def vargrad(found: NoisyGradients) -> Tensor:
+    """VarGrad: how much the gradient varies (Adebayo et al., 2018), a map of sensitivity, summed over channels."""
+    return found.variance.sum(1)
+
+
+GRADIENTS: dict[str, Callable[[NoisyGradients], Tensor]] = {"smoothgrad": smoothgrad, "vargrad": vargrad}
+
+
+def noisy_gradients(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    samples: int = SAMPLES,
+    spread: float = SPREAD,
+    seed: int = 0,
+    batch: int | None = None,
+    progress: bool = False,
+) -> NoisyGradients:
+    """Mean and variance of the score's gradient at `x` `(N, C, *spatial)` with Gaussian noise added, in one stream.
+
+    The noise has `spread` of an input's value range as its deviation, and every input meets the same noise. `target`:
+    as in `explain`; None is the class predicted *without* noise, which is then the class for all samples. `batch`:
+    noisy copies in a pass; unless given, as many as fit into `MEMORY`. The model is left as it was.
+
+    >>> from camhelpers.nets import SmallResNet
+    >>> found = noisy_gradients(SmallResNet(classes=2), torch.rand(1, 3, 64, 64), samples=4)
+    >>> smoothgrad(found).shape
+    torch.Size([1, 64, 64])
+    """
+    if not isinstance(x, Tensor) or x.ndim < 3 or not x.is_floating_point() or not torch.isfinite(x).all():
+        raise TypeError("noisy_gradients takes a finite floating-point tensor (N, C, *spatial).")
+    if samples < 2 or not 0 < spread <= 10 or (batch is not None and batch < 1):
+        raise ValueError(
+            f"samples is {samples}, spread {spread} and batch {batch}; take 2 samples or more, a spread above 0 "
+            "(a share of the value range), and a batch of 1 or more."
+        )
+    with eval_mode(model), _frozen(model), torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone()
+        if callable(target):
+            scores = [target] * len(x)
+        else:  # the class is settled before there is any noise
+            with torch.no_grad():
+                classes = Capture({}, model(x.clone())).classes(target).tolist()
+            scores = [lambda out, c=c: out[c] for c in classes]
+        mean, variance = torch.zeros_like(x), torch.zeros_like(x)
+        with tqdm(total=len(x) * samples, desc="noisy gradients", disable=None if progress else True) as bar:
+            for one, score, m, v in zip(x, scores, mean, variance, strict=True):
+                noisy, size, count = _noisy(one, spread, seed), batch or 1, 0
+                while count < samples:
+                    some = torch.stack(list(islice(noisy, min(size, samples - count)))).requires_grad_()
+                    with _counted() as held:
+                        out = model(some.clone())  # a model may begin in place
+                    total = torch.stack([score(sample(out, k)).reshape(()) for k in range(len(some))]).sum()
+                    for gradient in torch.autograd.grad(total, some)[0]:
+                        count += 1  # Welford: in constant memory, and without a difference of large squares
+                        change = gradient - m
+                        m.add_(change, alpha=1 / count)
+                        v.addcmul_(change, gradient - m)
+                    bar.update(len(some))
+                    size = batch or max(1, MEMORY * len(some) // max(held[0], 1))
+    return NoisyGradients(mean, variance.div_(samples), samples, spread, seed)
+
+
+def _noisy(x: Tensor, spread: float, seed: int) -> Iterator[Tensor]:
+    """Copies of one input under noise, one after another, whatever the batch that takes them."""
+    generator, deviation = torch.Generator().manual_seed(seed), spread * float(x.max() - x.min())
+    while True:
+        yield torch.randn(x.shape, generator=generator, dtype=x.dtype).mul_(deviation).to(x.device).add_(x)
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Parameters ask for no gradient inside, so that nothing is kept for one; afterwards they ask as before."""
+    asking = [p for p in model.parameters() if p.requires_grad]
+    for p in asking:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in asking:
+            p.requires_grad_(True)
+
+
+@contextmanager
+def _counted() -> Iterator[list[int]]:
+    """How many bytes the graph that is built inside holds, as a list of one number."""
+    held, seen = [0], set()
+
+    def count(kept: Tensor) -> Tensor:
+        storage = kept.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            held[0] += storage.nbytes()
+        return kept.detach()  # the tensor itself would make a cycle with its graph, and never be freed
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+        yield held
