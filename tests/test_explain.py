@@ -4,12 +4,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
 import camhelpers as ch
-from camhelpers.explain import predict, resolve_target, upsample
+from camhelpers.explain import explain, predict, resolve_target, upsample
 from camhelpers.methods import METHODS
+from camhelpers.models import load_model
 from camhelpers.nets import SmallResNet
 
 NAMES = ("cat", "dog", "bird", "fish", "ship")
@@ -383,3 +385,103 @@ def test_a_card_with_another_number_of_classes_is_refused():
     net = ch.load_model(SmallResNet(classes=2).eval(), classes=["a", "b", "c"], size=(64, 64))
     with pytest.raises(ValueError, match="names 3 classes, but the model has 2 outputs"):
         ch.explain(net, np.zeros((64, 64, 3)))
+
+
+# volumes -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cubes():
+    torch.manual_seed(1)
+    net = SmallResNet(classes=2, channels=1, dims=3, widths=(4, 6, 8, 8), strides=(2, 1, 2, 1, 1)).eval()
+    card = {"classes": ["empty", "full"], "size": (8, 16, 16), "mean": (0.4,), "std": (0.2,)}
+    return load_model(net, **card), np.random.default_rng(0).random((12, 24, 20)).astype(np.float32)
+
+
+def test_a_volume_is_resampled_for_the_model_and_explained_on_its_own_grid(cubes):
+    net, volume = cubes
+    ex = explain(net, volume, layers=["layer1", "layer4"])
+    assert ex.inputs.shape == (1, 1, 8, 16, 16) and ex.single and ex.label in ("empty", "full")
+    assert ex.volume.data.shape == volume.shape and ex.classes == ("empty", "full")
+    for method in ("gradcam", "gradcam++", "layercam", "hybrid", "smoothgrad", "vargrad"):
+        heat = ex.heatmap(method, samples=3)
+        assert heat.shape == volume.shape and heat.dtype == np.float32 and heat.min() >= 0
+        assert heat.max() in (0, pytest.approx(1))
+        assert ex.heatmap(method, samples=3, size="model").shape == (8, 16, 16)
+    assert ex.heatmap(size="native").shape == (2, 4, 4)
+    assert ex.heatmap("smoothgrad", samples=3, size="native").shape == (8, 16, 16)
+
+
+def test_the_own_grid_is_shown_to_the_model_when_asked_for(cubes):
+    net, volume = cubes
+    ex = explain(net, volume, size="native")
+    expected = net.card.normalise(torch.from_numpy(volume)[None, None])
+    assert torch.equal(ex.inputs, expected)
+    with pytest.raises(ValueError, match="size is 'full'"):
+        explain(net, volume, size="full")
+
+
+def test_shrinking_a_volume_averages_and_growing_interpolates(cubes):
+    card = cubes[0].card
+    doubled = np.kron(np.random.default_rng(1).random((8, 16, 16)).astype(np.float32), np.ones((2, 2, 2), np.float32))
+    small = card.display(card.prepare_volume(doubled)[None])[0, 0]
+    np.testing.assert_allclose(small, doubled[::2, ::2, ::2], atol=1e-6)
+    grown = card.display(card.prepare_volume(np.full((2, 3, 40), 0.5, np.float32))[None])
+    assert grown.shape == (1, 1, 8, 16, 16)
+    torch.testing.assert_close(grown, torch.full_like(grown, 0.5))
+
+
+def test_a_batch_of_volumes_equals_its_singles(cubes):
+    net, volume = cubes
+    both = [volume, 1 - volume]
+    ex = explain(net, both)
+    for i, one in enumerate(both):
+        np.testing.assert_allclose(ex.heatmap("hybrid")[i], explain(net, one).heatmap("hybrid"), atol=1e-5)
+    mixed = explain(net, [volume, volume[:6]])  # no common grid: as the model saw them
+    assert mixed.heatmap().shape == (2, 8, 16, 16)
+    with pytest.raises(ValueError, match="differ in size"):
+        explain(net, [volume, volume[:6]], size="native")
+
+
+def test_volumes_are_predicted_without_an_explanation(cubes):
+    net, volume = cubes
+    found = predict(net, [volume, 1 - volume, volume], batch=2)
+    np.testing.assert_allclose(found[0], explain(net, volume).probabilities, rtol=1e-5)
+    np.testing.assert_allclose(found[0], found[2], rtol=1e-5)
+
+
+def test_upsampling_a_volume_is_the_trilinear_interpolation():
+    torch.manual_seed(0)
+    heat = torch.rand(2, 3, 5, 4)
+    for size in ((12, 20, 16), (7, 5, 9), (2, 3, 8)):
+        expected = F.interpolate(heat[:, None], size, mode="trilinear", align_corners=False)[:, 0]
+        torch.testing.assert_close(upsample(heat, size), expected)
+
+
+def test_a_model_of_pictures_refuses_volumes_and_the_other_way_round(cubes):
+    with pytest.raises(ValueError, match="shape"):
+        explain(cubes[0], np.zeros((24, 20), np.float32))
+    with pytest.raises(ValueError, match="not read as one volume"):
+        _ = explain(cubes[0], [cubes[1]]).volume
+
+
+def test_maps_of_a_volume_that_is_constant_along_one_axis_are_those_of_the_picture():
+    """A 3-D network whose kernels look along no slice axis sees a stack of one picture as that picture."""
+    torch.manual_seed(3)
+    flat = SmallResNet(classes=2, channels=1, dims=2, widths=(4, 6, 8, 8), strides=(2, 1, 2, 1, 1)).eval()
+    deep = SmallResNet(
+        classes=2, channels=1, dims=3, widths=(4, 6, 8, 8), strides=((1, 2, 2), 1, (1, 2, 2), 1, 1)
+    ).eval()
+    state = flat.state_dict()
+    for name, value in deep.state_dict().items():
+        if value.ndim == 5:  # the picture's kernel in the middle slice of the volume's
+            value.zero_()[:, :, value.shape[2] // 2] = state[name]
+        else:
+            value.copy_(state[name])
+    picture = torch.rand(1, 1, 32, 32)
+    stack = picture[:, :, None].expand(-1, -1, 9, -1, -1).contiguous()
+    two, three = explain(flat, picture, target=1), explain(deep, stack, target=1)
+    for method in ("gradcam", "gradcam++", "layercam", "hybrid", "hirescam", "xgradcam"):
+        for layer in two.layers:
+            expected = two.heatmap(method, layer=layer)[0]
+            np.testing.assert_allclose(three.heatmap(method, layer=layer)[0, 4], expected, atol=2e-5, err_msg=method)
