@@ -99,6 +99,15 @@ def test_the_calibrated_threshold_is_the_best_one():
     assert iou(heat, MASK, chosen) == pytest.approx(16 / 17)
 
 
+def test_the_calibrated_threshold_is_the_best_of_all_tried_one_by_one():
+    rng = np.random.default_rng(0)
+    heats = [rng.random((20, 20)).astype(np.float32) ** 2 for _ in range(6)] + [np.zeros((20, 20), np.float32)]
+    masks = [h + rng.normal(0, 0.2, h.shape) > 0.4 for h in heats[:-1]] + [MASK]
+    tried = np.arange(1, 100) / 100
+    means = [np.nanmean([iou(h, m, t) for h, m in zip(heats, masks, strict=True)]) for t in tried]
+    assert calibrate_threshold(heats, masks) == tried[int(np.argmax(means))]
+
+
 def average_precision(heat, inside):
     """Precision at every distinct threshold, weighted by the recall that it gains."""
     area, recall = 0.0, 0.0
