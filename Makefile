@@ -20,9 +20,10 @@ test: .venv/ready-dev ## lint, unit tests, doctests, comparisons with peers, and
 lab: .venv/ready ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks $(ARGS)
 
-bench: .venv/ready-dev ## time the engine and the evaluation beside their peers
+bench: .venv/ready-bench ## time the engine, the evaluation and the volumes beside their peers
 	$(PY) -m benchmarks.explain $(ARGS)
 	$(PY) -m benchmarks.evaluate $(ARGS)
+	$(PY) -m benchmarks.volumes $(ARGS)
 
 golden: .venv/ready ## re-execute the committed notebooks in place and normalise them (ARGS="03 05" for some)
 	$(PY) -m camhelpers golden $(ARGS)
@@ -44,4 +45,8 @@ clean: ## remove results and caches; the environment and the data stay
 
 .venv/ready-dev: .venv/ready requirements-dev.txt
 	$(PY) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+.venv/ready-bench: .venv/ready-dev requirements-bench.txt
+	$(PY) -m pip install --disable-pip-version-check -r requirements-bench.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""The explorer of notebook 04 as a reader uses it: JupyterLab on loopback, headless Chromium."""
+"""The explorer of notebook 04 and the slice viewer as a reader uses them: JupyterLab on loopback, headless Chromium."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 
+import nbformat
 import pytest
 
 from camhelpers.files import ROOT
@@ -21,11 +22,23 @@ pytestmark = [
 ]
 
 
+VIEWER = """
+import numpy as np
+from camhelpers.viewer import VolumeViewer
+z, y, x = np.indices((12, 16, 20)) / 20
+heats = {"gradcam": z.astype("float32"), "layercam": (x * x).astype("float32")}
+VolumeViewer((x * y).astype("float32"), heats, (0.1, 0.1, 0.1))
+"""
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """JupyterLab over a copy of the notebooks, so that running one leaves the committed file alone."""
     folder = tmp_path_factory.mktemp("lab")
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    viewing = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(VIEWER)], metadata={"kernelspec": kernel})
+    nbformat.write(viewing, folder / "notebooks" / "viewer.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -63,21 +76,31 @@ def lab(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(lab):
+def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        page = browser.new_page(viewport={"width": 1400, "height": 1500})
-        page.goto(f"{lab}/lab/tree/notebooks/04_hybrid.ipynb?reset", timeout=90_000)
-        page.wait_for_selector(".jp-Notebook", timeout=90_000)
-        page.wait_for_function(
-            "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel", timeout=90_000
-        )
-        page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        yield page
+        yield browser
         browser.close()
+
+
+def running(browser, lab, name: str):
+    """A page with that notebook, all of whose cells were set running."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1500})
+    page.goto(f"{lab}/lab/tree/notebooks/{name}.ipynb?reset", timeout=90_000)
+    page.wait_for_selector(".jp-Notebook", timeout=90_000)
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel", timeout=90_000)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(browser, lab):
+    page = running(browser, lab, "04_hybrid")
+    yield page
+    page.close()
 
 
 def picture(page) -> str:
@@ -139,3 +162,20 @@ def test_no_cell_ended_in_an_error(page):
         page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']").all_inner_texts()
     )
     assert state == "[]", state
+
+
+def test_the_slice_viewer_goes_slice_by_slice_with_the_arrow_keys(browser, lab, tmp_path):
+    page = running(browser, lab, "viewer")
+    page.wait_for_selector(".widget-toggle-buttons", timeout=120_000)
+    first = changed(page, "", seconds=60)
+    page.wait_for_function("document.body.innerText.includes('Voxel (z 11,')", timeout=20_000)  # the hottest
+    slider = page.locator(".widget-slider", has_text="slice z").locator(".noUi-handle")
+    slider.focus()
+    for _ in range(3):
+        slider.press("ArrowLeft")
+    page.wait_for_function("document.body.innerText.includes('Voxel (z 8,')", timeout=20_000)
+    second = changed(page, first)
+    page.locator(".widget-toggle-button", has_text="LayerCAM").click()
+    changed(page, second)
+    page.screenshot(path=os.environ.get("CAMHELPERS_SCREENSHOT", str(tmp_path / "viewer.png")))
+    page.close()
