@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,6 +58,12 @@ def sha256(path: str | Path) -> str:
     """The checksum of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """A sort key in which digits count as numbers; the second half keeps any two names comparable."""
+    parts = re.split(r"([0-9]+)", path.name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def versions() -> dict[str, str]:

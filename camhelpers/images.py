@@ -1,7 +1,6 @@
 """Pictures in and out: the formats of still pictures are known here and nowhere else."""
 
 import math
-import re
 import warnings
 from contextlib import suppress
 from io import BytesIO
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from camhelpers.files import atomic
+from camhelpers.files import atomic, natural
 
 if TYPE_CHECKING:  # Pillow, OpenCV and tifffile together cost 0.25 s, so each is imported where it is used
     from PIL.Image import Image
@@ -57,7 +56,7 @@ def list_images(folder: str | Path) -> list[Path]:
         below = sorted(path.name for path in inside if path.is_dir())
         hint = f", only the folders {', '.join(below[:8])}; name one of them" if below else ""
         raise FileNotFoundError(f"{folder} holds no picture ({', '.join(SUFFIXES)}){hint}.")
-    return sorted(found, key=_natural)
+    return sorted(found, key=natural)
 
 
 def encode(picture: np.ndarray, format: Literal["png", "jpeg", "tiff"] = "png", quality: int = 90) -> bytes:
@@ -97,12 +96,6 @@ def save_image(path: str | Path, picture: np.ndarray, quality: int = 90) -> Path
     with atomic(path) as temporary:
         temporary.write_bytes(data)
     return path
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort key in which digits count as numbers; the second half keeps any two names comparable."""
-    parts = re.split(r"([0-9]+)", path.name.lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _open(source) -> tuple[str, np.ndarray]:

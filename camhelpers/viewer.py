@@ -14,7 +14,7 @@ import numpy as np
 
 from . import projections, render
 from .methods import METHODS
-from .widgets import _bar, _resize
+from .widgets import bar, resize
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -160,7 +160,7 @@ class VolumeViewer(w.VBox):
         right = max(left + wide for left, _, wide, _ in self._boxes)
         below = STRIP + max(top + tall for _, top, _, tall in self._boxes)
         canvas = np.full((below, right + GAP + 64, 3), 255, np.uint8)
-        canvas[STRIP:, right + GAP :] = _bar(self.cmap.value, below - STRIP)
+        canvas[STRIP:, right + GAP :] = bar(self.cmap.value, below - STRIP)
         views = [projections.planes(array, point) for array in (self.volume, heat)]
         outlines = projections.planes(self.mask, point) if self.lesion.value else (None,) * 3
         for axis, (left, top, wide, tall) in enumerate(self._boxes):
@@ -168,9 +168,9 @@ class VolumeViewer(w.VBox):
             shown = render.overlay(
                 projections.rgb(grey), warm / np.float32(255), opacity=self.opacity.value, cmap=self.cmap.value
             )
-            shown = _resize(shown, (tall, wide))
+            shown = resize(shown, (tall, wide))
             if outlines[axis] is not None:
-                shown = render.outline(shown, _resize(outlines[axis].astype(np.float32), (tall, wide)) >= 0.5, width=1)
+                shown = render.outline(shown, resize(outlines[axis].astype(np.float32), (tall, wide)) >= 0.5, width=1)
             down, across = projections.SEEN[axis]
             row, column = (
                 int((point[a] + 0.5) / self.volume.shape[a] * length) for a, length in ((down, tall), (across, wide))

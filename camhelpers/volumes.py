@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from camhelpers import dicom, formats
-from camhelpers.files import sha256
+from camhelpers.files import natural, sha256
 from camhelpers.formats import Grid
 
 __all__ = ["SUFFIXES", "Found", "Grid", "Volume", "find_volumes", "read_volume", "safe_name"]
@@ -185,21 +185,15 @@ def _plain(path: Path) -> str:
     return safe_name(name.removesuffix(ending) or name)
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort key in which digits count as numbers."""
-    parts = re.split(r"([0-9]+)", path.name.lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-
 def _folders(folder: Path) -> list[Path]:
     inside = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [path for path in sorted(inside, key=_natural) if not dicom.is_series(path)]
+    return [path for path in sorted(inside, key=natural) if not dicom.is_series(path)]
 
 
 def _samples(folder: Path, label: str | None) -> list[Found]:
     """The volumes directly inside a folder: files, multi-frame DICOM files, and DICOM folders."""
     found: dict[str, Found] = {}
-    for path in sorted(folder.iterdir(), key=_natural):
+    for path in sorted(folder.iterdir(), key=natural):
         if path.name.startswith("."):
             continue
         if dicom.is_series(path) if path.is_dir() else _suffix(path) or dicom.is_dicom(path):

@@ -12,7 +12,6 @@ from typing import Any
 
 import ipywidgets as w
 import numpy as np
-import torch
 from torch import nn
 
 from . import render
@@ -105,9 +104,9 @@ class Explorer(w.VBox):
 
         size = _fit(shown.shape[:2])
         whole = [
-            _resize(np.round(picture * 255).astype(np.uint8), size),
-            _resize(shown, size),
-            _bar(self.cmap.value, size[0]),
+            resize(np.round(picture * 255).astype(np.uint8), size),
+            resize(shown, size),
+            bar(self.cmap.value, size[0]),
         ]
         gap = np.full((size[0], 12, 3), 255, np.uint8)
         return encode(np.hstack([whole[0], gap, whole[1], gap, whole[2]]), "jpeg", quality=92)
@@ -118,7 +117,8 @@ def _fit(shape: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
 
 
-def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture at another size, as one shows it: smooth where it grows, averaged where it shrinks."""
     import cv2
 
     return cv2.resize(
@@ -127,7 +127,7 @@ def _resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @cache
-def _bar(cmap: str, height: int) -> np.ndarray:
+def bar(cmap: str, height: int) -> np.ndarray:
     """A colour bar with numbers; drawn once for each colour map."""
     import matplotlib as mpl
     from PIL import Image, ImageDraw, ImageFont
@@ -183,7 +183,7 @@ class CurveExplorer(w.VBox):
         from .faithfulness import auc, curves, masked
 
         ex = explain(self.model, self.pictures[picture], layers=self.layer)
-        heat = _as_model_sees(ex, method)
+        heat = ex.heatmap(method, size="model")  # on the network's own input, whose pixels the curves take away
         options = {"steps": self.steps, "baselines": [self.baseline]}
         found = curves(self.model, ex.inputs, ex.target, heat[None, None], **options)
         shares = (0.1, 0.3, 0.6)
@@ -209,11 +209,3 @@ class CurveExplorer(w.VBox):
         figure.savefig(data, format="jpeg", dpi=90, pil_kwargs={"quality": 82})
         plt.close(figure)
         return data.getvalue()
-
-
-def _as_model_sees(ex: Explanation, method: str) -> np.ndarray:
-    """The heat on the network's own input, whose pixels the curves take away."""
-    from .explain import upsample
-
-    heat = torch.from_numpy(ex.heatmap(method, size="native"))[None]
-    return upsample(heat, ex.inputs.shape[2:])[0].numpy()
