@@ -79,6 +79,34 @@ def parser() -> argparse.ArgumentParser:
         "--out", default="results/evaluation", metavar="DIR", help="counted from the project's folder; %(default)s"
     )
 
+    sub = add("volume", volume)
+    sub.add_argument("--model", default="retina", metavar="M", help="a shipped name or a checkpoint; %(default)s")
+    sub.add_argument("--architecture", metavar="A", help="what a checkpoint of weights alone belongs to")
+    sub.add_argument("--classes", nargs="+", metavar="C", help="a checkpoint's classes: how many, or their names")
+    sub.add_argument(
+        "--volume", required=True, metavar="FILE|DIR|SET", help="a volume, class folders of volumes, or retinas:test:3"
+    )
+    sub.add_argument("--methods", nargs="+", metavar="METHOD", help="default: the four CAMs, smoothgrad and vargrad")
+    sub.add_argument("--split", default="val", metavar="NAME", help="a folder of the layout; %(default)s")
+    sub.add_argument("--session", metavar="ID", help="default: follows from weights and options")
+    sub.add_argument("--resume", action="store_true", help="skip volumes whose results are whole and still right")
+    sub.add_argument("--alpha", type=float, help="of the hybrid; 0.7")
+    sub.add_argument("--layer", metavar="LAYER", help="default: the last with a map")
+    sub.add_argument("--target", metavar="CLASS", help="default: the predicted class")
+    sub.add_argument("--samples", type=int, metavar="N", help="noisy copies for smoothgrad and vargrad; 25")
+    sub.add_argument("--spread", type=float, help="of their noise, as a share of the value range; 0.15")
+    sub.add_argument("--percentile", type=float, help="at which their maps are clipped; 99")
+    sub.add_argument("--seed", type=int, metavar="S", help="of their noise; 0")
+    sub.add_argument("--size", metavar="model|native", help="what the model is shown: its own size, or the volume's")
+    sub.add_argument("--opacity", type=float, help="of the heat in overlays; 0.4")
+    sub.add_argument("--cmap", metavar="NAME", help="the colour map; jet")
+    sub.add_argument("--spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="in mm; default: the file's")
+    sub.add_argument("--window", nargs=2, type=float, metavar=("LOW", "HIGH"), help="the values shown black and white")
+    sub.add_argument("--series", metavar="S", help="which DICOM series of a folder: a number from 1, or a UID")
+    sub.add_argument(
+        "--out", default="results/volumes", metavar="DIR", help="counted from the project's folder; %(default)s"
+    )
+
     sub = add("train", train)
     sub.add_argument("model", metavar="NAME", help="which shipped model, for instance scenes")
     sub.add_argument("--pictures", type=int, metavar="N", help="how many training pictures to draw")
@@ -152,10 +180,7 @@ def evaluate(options: argparse.Namespace) -> int:
     pictures = listed(options.images, options.n, options.masks)
     declared = options.compare and [_two(text) for text in options.compare]
     pairs = verdicts.family(options.methods, options.alphas, len(pictures), declared)
-    classes = options.classes
-    if classes and len(classes) == 1 and classes[0].isdecimal():
-        classes = int(classes[0])
-    model = load_model(options.model, architecture=options.architecture, classes=classes)
+    model = load_model(options.model, architecture=options.architecture, classes=_classes(options.classes))
     chosen = {name: getattr(options, name) for name in ("methods", "alphas", "layers", "seed", "batch")}
     thresholds = evaluation.calibrate(model, listed(options.calibration), **chosen) if options.calibration else None
     found = evaluation.evaluate(
@@ -177,6 +202,30 @@ def evaluate(options: argparse.Namespace) -> int:
     return int(bool(found.failed))
 
 
+def volume(options: argparse.Namespace) -> int:
+    """Explain volumes into files that ImageJ, 3D Slicer and ITK-SNAP open; --resume goes on where it stopped."""
+    from camhelpers import camvis
+    from camhelpers.models import load_model
+
+    source = options.volume if options.volume.startswith("retinas:") else Path(options.volume).absolute()
+    names = ("methods", "split", "session", "resume", "alpha", "layer", "target", "samples", "spread", "percentile")
+    names += ("seed", "size", "opacity", "cmap", "spacing", "window", "series")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    given |= {name: tuple(given[name]) for name in ("spacing", "window") if name in given}
+    given |= {name: int(given[name]) for name in ("target", "series") if given.get(name, "").isdecimal()}
+    model = load_model(options.model, architecture=options.architecture, classes=_classes(options.classes))
+    found = camvis.explain_volumes(model, source, out=options.out, progress=True, **given)
+    for name, status, record, problem in found.outcomes:
+        if status == "failed":
+            print(f"{name} failed: {problem}", file=sys.stderr)
+        else:
+            print(f"{name}: {record['prediction']} {record['probability']:.1%}, {status}".replace("%", " %"))
+    counts = [sum(status == kind for _, status, _, _ in found.outcomes) for kind in ("made", "kept", "failed")]
+    print("\n{} made, {} kept, {} failed".format(*counts))
+    print(f"Written: {Path(options.out, 'CAMVis', found.folder.name)}")
+    return int(counts[-1] > 0)
+
+
 def train(options: argparse.Namespace) -> None:
     """Train a shipped model anew."""
     from camhelpers.training import TRAINERS
@@ -193,6 +242,10 @@ def fetch(options: argparse.Namespace) -> None:
     from camhelpers.wikimedia import fetch_wikimedia
 
     fetch_wikimedia(options.categories, options.n, ROOT / options.out)
+
+
+def _classes(given: list[str] | None) -> list[str] | int | None:
+    return int(given[0]) if given and len(given) == 1 and given[0].isdecimal() else given
 
 
 def _two(text: str) -> tuple[str, str]:
