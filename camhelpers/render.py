@@ -247,14 +247,18 @@ def grid(
     cell: float = 2.2,
     cmap: str | None = None,
     bar: str = "",
+    aspect: float = 1.0,
 ) -> "Figure":
-    """Pictures side by side; `rows` names the rows at the left, `cmap` adds a colour bar, labelled `bar`."""
+    """Pictures side by side; `rows` names the rows at the left, `cmap` adds a colour bar, labelled `bar`.
+
+    `aspect` is the height of a pixel over its width, which differ in the slices of a scan.
+    """
     import matplotlib.pyplot as plt
 
     if not len(pictures):
         raise ValueError("There are no pictures to show.")
     lines = -(-len(pictures) // columns)
-    height, width = np.shape(pictures[0])[:2]
+    height, width = np.shape(pictures[0])[0] * aspect, np.shape(pictures[0])[1]
     titled = -(-len(titles) // columns)  # lines of pictures that have titles above them
     tall = 1 + max((t.count("\n") for t in titles), default=0)
     size = (cell * columns + (0.9 if cmap else 0), (cell * height / width + 0.05) * lines + 0.28 * titled * tall)
@@ -265,7 +269,7 @@ def grid(
             continue
         picture = np.asarray(pictures[i])
         flat = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
-        show(cells, picture, titles[i] if i < len(titles) else "", **flat)
+        show(cells, picture, titles[i] if i < len(titles) else "", aspect=aspect, **flat)
         if i % columns == 0 and i // columns < len(rows):
             cells.set_ylabel(rows[i // columns], fontsize=STYLE["axes.titlesize"])
     if cmap:
@@ -277,6 +281,8 @@ def save(figure: "Figure", path: Any) -> Any:
     """Write a figure, whole or not at all; the suffix names the format."""
     from .files import atomic
 
+    engine = figure.get_layout_engine()
     with atomic(path) as temporary:
         figure.savefig(temporary)
+    figure.set_layout_engine(engine or "none")  # savefig falls back to the style's engine where there was none
     return path

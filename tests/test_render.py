@@ -175,3 +175,21 @@ def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match="not supported"):
         save(figure, tmp_path / "a.nonsense")
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_pixels_of_a_scan_may_be_flat():
+    figure = render.grid([np.zeros((30, 60))] * 2, columns=2, cell=3, aspect=0.5)
+    assert figure.axes[0].get_aspect() == 0.5
+    width, height = figure.get_size_inches()
+    assert height == pytest.approx(3 * 30 * 0.5 / 60 + 0.05) and width == 6
+
+
+def test_saving_leaves_a_figure_without_an_engine_of_layout_as_it_was(tmp_path):
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(render.STYLE):
+        figure = plt.figure(layout="none")
+        figure.add_axes((0.1, 0.1, 0.8, 0.8))
+        render.save(figure, tmp_path / "figure.png")
+        assert figure.get_layout_engine() is None
+    plt.close(figure)
