@@ -25,7 +25,8 @@ def folder(tmp_path, write_notebook):
 def test_help_lists_the_commands():
     result = command("--help")
     assert result.returncode == 0
-    assert all(name in result.stdout for name in ("run", "parameters", "golden", "evaluate", "volume", "train", "fetch"))
+    names = ("run", "parameters", "golden", "evaluate", "volume", "train", "fetch")
+    assert all(name in result.stdout for name in names)
 
 
 def test_parameters_are_listed(folder, capsys):

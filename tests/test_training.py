@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from camhelpers import training
-from camhelpers.datasets import scenes
+from camhelpers.datasets import retinas, scenes
 from camhelpers.explain import predict
 from camhelpers.files import sha256
 from camhelpers.models import MODELS, Card, load_model
@@ -62,6 +62,29 @@ def test_removing_pixels_touches_the_stated_share(few):
     assert training.remove_pixels(x, torch.Generator(), share=0.0) is x
 
 
+def test_cubes_are_moved_and_turned_but_stay_upright():
+    ramp = torch.linspace(0.2, 0.8, 24).view(1, 1, 1, 24, 1).expand(12, 1, 12, 24, 16)
+    before = ramp.clone()
+    y = training.augment_volumes(ramp, torch.Generator().manual_seed(0))
+    assert y.shape == ramp.shape and y.min() >= 0 and y.max() <= 1 and torch.equal(ramp, before)
+    assert (y.diff(dim=3) >= 0).all() and len({round(v, 4) for v in y[:, 0, 0, 12, 0].tolist()}) == 12
+    again = training.augment_volumes(ramp, torch.Generator().manual_seed(0))
+    assert torch.equal(y, again)
+    marked = torch.full((40, 1, 12, 24, 16), 0.3)
+    marked[:, :, :3, :, :4] = 0.9
+    corners = training.augment_volumes(marked, torch.Generator().manual_seed(1))[:, 0, [0, -1], 12][:, :, [0, -1]]
+    assert corners.flatten(1).argmax(1).unique().numel() == 4  # turned along and across the B-scans
+
+
+def test_a_few_cubes_train_a_network():
+    few = retinas.dataset("train", 12, (16, 16, 16), looks=40)
+    net = SmallResNet(3, channels=1, widths=(8, 8, 16, 16), dims=3, strides=(2, 1, 1, 2, 1))
+    card = Card("cubes", retinas.CLASSES, mean=(0.28,), std=(0.21,), size=(16, 16, 16))
+    options = {"epochs": 6, "batch": 4, "augment": training.augment_volumes, "progress": False}
+    losses = training.fit(net, few.volumes, few.labels, card, **options)
+    assert losses[-1] < losses[0]
+
+
 def test_volumes_and_clips_train_too():
     rng = np.random.default_rng(0)
     labels = np.arange(12) % 2
@@ -77,6 +100,8 @@ def test_bad_input_gets_one_clear_sentence(few):
         training.fit(small_net(), few.pictures, few.labels[:3], SMALL, epochs=1)
     with pytest.raises(ValueError, match="0 epochs"):
         training.fit(small_net(), few.pictures, few.labels, SMALL, epochs=0)
+    with pytest.raises(ValueError, match="not 1 and 1"):
+        training.train_retina(pictures=1, epochs=1)
 
 
 @pytest.mark.slow
@@ -90,6 +115,18 @@ def test_the_command_trains_and_writes_a_model_that_loads(tmp_path):
     assert card["training"]["pictures"] == 40 and card["training"]["seed"] == 3
     assert card["sha256"] == sha256(out) and card["classes"] == list(scenes.CLASSES)
     assert load_model(out)(torch.zeros(1, 3, 224, 224)).shape == (1, 10)
+
+
+@pytest.mark.slow
+def test_the_command_trains_the_model_of_the_retinas(tmp_path):
+    out = tmp_path / "cubes.safetensors"
+    command = [sys.executable, "-m", "camhelpers", "train", "retina", "--pictures", "16", "--epochs", "1"]
+    ran = subprocess.run([*command, "--out", out], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["training"]["test_pictures"] == 10 and card["training"]["full_size_cubes"] == 1
+    assert card["size"] == list(retinas.SMALL) and card["classes"] == list(retinas.CLASSES)
+    assert load_model(out)(torch.zeros(1, 1, *retinas.SMALL)).shape == (1, 3)
 
 
 def test_the_shipped_model_is_what_its_card_says():
