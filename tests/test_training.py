@@ -76,15 +76,6 @@ def test_cubes_are_moved_and_turned_but_stay_upright():
     assert corners.flatten(1).argmax(1).unique().numel() == 4  # turned along and across the B-scans
 
 
-def test_a_few_cubes_train_a_network():
-    few = retinas.dataset("train", 12, (16, 16, 16), looks=40)
-    net = SmallResNet(3, channels=1, widths=(8, 8, 16, 16), dims=3, strides=(2, 1, 1, 2, 1))
-    card = Card("cubes", retinas.CLASSES, mean=(0.28,), std=(0.21,), size=(16, 16, 16))
-    options = {"epochs": 6, "batch": 4, "augment": training.augment_volumes, "progress": False}
-    losses = training.fit(net, few.volumes, few.labels, card, **options)
-    assert losses[-1] < losses[0]
-
-
 def test_volumes_and_clips_train_too():
     rng = np.random.default_rng(0)
     labels = np.arange(12) % 2
