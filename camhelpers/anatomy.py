@@ -42,9 +42,18 @@ def attention(heat: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
     }
     for name, share, step in zip(AXES, shares, spacing, strict=True):
         found[f"{name}_mm"] = float("nan") if blank else float((share * (np.arange(len(share)) + 0.5)).sum() * step)
-    ordered = np.cumsum(np.sort(heat, axis=None)[::-1], dtype=np.float64)
-    half = np.searchsorted(ordered, ordered[-1] / 2) + 1
-    return {**found, "focus": float("nan") if blank else float(half / heat.size)}
+    return {**found, "focus": float("nan") if blank else _focus(heat)}
+
+
+def _focus(heat: np.ndarray) -> float:
+    """The share of voxels that holds half of all heat, hottest first; counted in 4096 levels, for sorting is slow."""
+    levels = np.ceil(heat * (4095 / heat.max())).astype(np.uint16)
+    count = np.bincount(levels.ravel(), minlength=4096)[::-1]
+    total = np.cumsum(count * np.arange(4095, -1, -1.0))
+    last = int(np.searchsorted(total, total[-1] / 2))
+    before = total[last - 1] if last else 0.0
+    within = (total[-1] / 2 - before) / (total[last] - before)  # of the level in which the half is reached
+    return float((count[:last].sum() + within * count[last]) / heat.size)
 
 
 def lesion(

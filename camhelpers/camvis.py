@@ -34,8 +34,8 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
+from . import anatomy, render, stacks
 from . import methods as cams
-from . import render, stacks
 from .explain import Explanation, explain, resolve_target
 from .files import atomic, results_dir, sha256, versions, write_text
 from .gradients import GRADIENTS, PERCENTILE, SAMPLES, SPREAD
@@ -392,7 +392,9 @@ class _Run:
         heat = ex.heatmap(method, **self._options(method))
         took = perf_counter() - start
         raw = ex.heatmap(method, **self._options(method), size="native", normalize=False)
-        about = self._about(method, raw, took)
+        about = self._about(method, raw, took) | {"attention": _numbers(anatomy.attention(heat, volume.spacing))}
+        if mask is not None and mask.any():
+            about["lesion"] = _numbers(anatomy.lesion(heat, mask, volume.spacing))
         says = f"{picture.name}: {ex.label} {ex.confidence:.0%} · {render.name(method)}".replace("%", " %")
         says += f" of {_explained(ex)}" if _explained(ex) != ex.label else ""
         says += " (blank)" if about["blank"] else ""
@@ -448,6 +450,11 @@ class _Run:
                 path = (self.folder / name).resolve()
                 if path.is_relative_to(self.folder):  # a metadata file may come from elsewhere
                     path.unlink(missing_ok=True)
+
+
+def _numbers(found: dict[str, float]) -> dict[str, float | None]:
+    """Numbers for JSON, which has no NaN."""
+    return {name: None if np.isnan(value) else round(value, 6) for name, value in found.items()}
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

@@ -101,12 +101,12 @@ class Explanation:
         """
         if method in GRADIENTS:
             heat = GRADIENTS[method](self._noisy(target, samples, spread, seed))
-            if normalize:
-                heat = _clipped(heat, percentile)
         else:
             heat = self._native(method, layer, target, {"alpha": alpha, "seed": seed})
-        heat = self._resized(heat, size)
-        return self._out(methods.unit(heat) if normalize else heat)
+        if not normalize:
+            return self._out(self._resized(heat, size))
+        heat = _clipped(heat, percentile) if method in GRADIENTS else heat.clamp_min(0)  # a copy of our own
+        return self._out(methods.unit_(self._resized(heat, size)))
 
     def heatmaps(self, classes: Sequence[int | str] | Literal["all"] = "all", **options: Any) -> np.ndarray:
         """Heatmaps of several classes on one shared scale, classes first: `(K, H, W)` or `(K, N, H, W)`."""
@@ -343,8 +343,11 @@ def upsample(heat: Tensor, size: Sequence[int]) -> Tensor:
         mode = "bilinear" if len(size) == 2 else "linear"
         return F.interpolate(heat[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
     z, y, x = (_linear(before, after).to(heat) for before, after in zip(heat.shape[1:], size, strict=True))
-    slices = y @ (heat @ x.T)  # one axis after another: half the time of a trilinear interpolation
-    return (z @ slices.flatten(2)).unflatten(2, slices.shape[2:])
+    slices = (y @ (heat @ x.T)).flatten(2)  # one axis after another: much faster than trilinear interpolation
+    out = heat.new_empty(0)
+    if heat.device.type == "cpu":  # NumPy asks for large pages of memory, and fresh small ones take half of the time
+        out = torch.from_numpy(np.empty((len(heat), size[0], slices.shape[2]), heat[:0].numpy().dtype))
+    return torch.matmul(z, slices, out=out).unflatten(2, size[1:])
 
 
 @lru_cache(maxsize=32)

@@ -7,7 +7,6 @@ its variance, and is kept by the explanation that asked for it.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,10 @@ from tqdm import tqdm
 from .capture import Capture, Target, eval_mode, sample
 
 SAMPLES, SPREAD, PERCENTILE = 25, 0.15, 99.0
-MEMORY = 600 * 2**20
-"""Bytes that the graph of one batch may hold; a fixed number, so that the same seed gives the same bytes anywhere."""
+MEMORY = 256 * 2**20
+"""Bytes that the graph of one batch may hold; a fixed number, so that the same seed gives the same bytes anywhere.
+
+Larger batches gain nothing on a CPU, and two volumes of 192x256x256 at a time are slower than one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,36 +76,38 @@ def noisy_gradients(
         )
     with eval_mode(model), _frozen(model), torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone()
-        if callable(target):
-            scores = [target] * len(x)
-        else:  # the class is settled before there is any noise
+        classes: list[int] = []
+        if target is None:  # the class is settled before there is any noise
             with torch.no_grad():
-                classes = Capture({}, model(x.clone())).classes(target).tolist()
-            scores = [lambda out, c=c: out[c] for c in classes]
+                classes = Capture({}, model(x.clone())).classes().tolist()
         mean, variance = torch.zeros_like(x), torch.zeros_like(x)
+        before, after = torch.empty_like(x[0]), torch.empty_like(x[0])
+        size = batch or 1
         with tqdm(total=len(x) * samples, desc="noisy gradients", disable=None if progress else True) as bar:
-            for one, score, m, v in zip(x, scores, mean, variance, strict=True):
-                noisy, size, count = _noisy(one, spread, seed), batch or 1, 0
+            for i, (one, m, v) in enumerate(zip(x, mean, variance, strict=True)):
+                generator, count = torch.Generator().manual_seed(seed), 0
+                deviation = spread * float(one.max() - one.min())
                 while count < samples:
-                    some = torch.stack(list(islice(noisy, min(size, samples - count)))).requires_grad_()
-                    with _counted() as held:
+                    some = x.new_empty(min(size, samples - count), *one.shape)
+                    for noisy in some:  # one after another, so that the noise is the same whatever the batch
+                        noisy.copy_(torch.randn(one.shape, generator=generator, dtype=x.dtype))
+                    some.mul_(deviation).add_(one).requires_grad_()
+                    with _counted(batch is None) as held:
                         out = model(some.clone())  # a model may begin in place
-                    total = torch.stack([score(sample(out, k)).reshape(()) for k in range(len(some))]).sum()
-                    for gradient in torch.autograd.grad(total, some)[0]:
+                    if not (classes or callable(target)):
+                        classes = Capture({}, sample(out, 0).expand(len(x), -1)).classes(target).tolist()
+                    scores = [
+                        sample(out, k)[classes[i]] if classes else target(sample(out, k)) for k in range(len(some))
+                    ]
+                    for gradient in torch.autograd.grad(torch.stack([s.reshape(()) for s in scores]).sum(), some)[0]:
                         count += 1  # Welford: in constant memory, and without a difference of large squares
-                        change = gradient - m
-                        m.add_(change, alpha=1 / count)
-                        v.addcmul_(change, gradient - m)
+                        torch.sub(gradient, m, out=before)
+                        m.add_(before, alpha=1 / count)
+                        v.addcmul_(before, torch.sub(gradient, m, out=after))
                     bar.update(len(some))
-                    size = batch or max(1, MEMORY * len(some) // max(held[0], 1))
+                    if batch is None:
+                        size = batch = max(1, MEMORY * len(some) // max(held[0], 1))
     return NoisyGradients(mean, variance.div_(samples), samples, spread, seed)
-
-
-def _noisy(x: Tensor, spread: float, seed: int) -> Iterator[Tensor]:
-    """Copies of one input under noise, one after another, whatever the batch that takes them."""
-    generator, deviation = torch.Generator().manual_seed(seed), spread * float(x.max() - x.min())
-    while True:
-        yield torch.randn(x.shape, generator=generator, dtype=x.dtype).mul_(deviation).to(x.device).add_(x)
 
 
 @contextmanager
@@ -121,9 +124,12 @@ def _frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _counted() -> Iterator[list[int]]:
+def _counted(count_them: bool = True) -> Iterator[list[int]]:
     """How many bytes the graph that is built inside holds, as a list of one number."""
     held, seen = [0], set()
+    if not count_them:
+        yield held
+        return
 
     def count(kept: Tensor) -> Tensor:
         storage = kept.untyped_storage()

@@ -70,9 +70,13 @@ def spatial(x: Tensor) -> tuple[int, ...]:
 
 def unit(heat: Tensor) -> Tensor:
     """Divide each map by its maximum; negative evidence counts as none, and a blank map stays zero."""
-    heat = heat.clamp_min(0)
+    return unit_(heat.clamp_min(0))
+
+
+def unit_(heat: Tensor) -> Tensor:
+    """The same in place, for maps without negative numbers: every copy of a volume costs as much as its upsampling."""
     top = heat.flatten(1).amax(1).view(-1, *[1] * (heat.ndim - 1))
-    return torch.where(top > 0, heat / top.where(top > 0, 1), 0)
+    return heat.div_(top.where(top > 0, 1))
 
 
 @register("gradcam")
@@ -90,7 +94,7 @@ def gradcam_plus_plus(A: Tensor, G: Tensor) -> Tensor:
     which at the usual 1e-6 moves maps by a tenth where gradients are near 1e-3.
     """
     below = 2 + A.sum(spatial(A), keepdim=True) * G
-    weights = torch.where(below != 0, torch.relu(G) / below.where(below != 0, 1), 0).sum(spatial(A), keepdim=True)
+    weights = torch.where(below != 0, torch.relu(G) / below, 0).sum(spatial(A), keepdim=True)
     return torch.relu((weights * A).sum(1))
 
 

@@ -31,7 +31,14 @@ def test_attention_of_a_single_voxel_is_where_it_is():
     assert found["slice_mm"] == pytest.approx(0.25)
     assert found["depth_mm"] == pytest.approx(0.055)
     assert found["width_mm"] == pytest.approx(0.15)
-    assert found["focus"] == pytest.approx(1 / 480)
+    assert found["focus"] == pytest.approx(0.5 / 480)
+
+
+def test_focus_is_the_smallest_share_that_holds_half_of_the_heat():
+    heat = np.random.default_rng(1).random((20, 30, 40)).astype(np.float32) ** 3
+    ordered = np.cumsum(np.sort(heat, axis=None)[::-1], dtype=float)
+    exact = (np.searchsorted(ordered, ordered[-1] / 2) + 1) / heat.size
+    assert anatomy.attention(heat, SPACING)["focus"] == pytest.approx(exact, rel=2e-3)
 
 
 def test_a_haze_is_not_focused_and_a_blank_map_is_nowhere():

@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_samples(case, monkeypatch):
     from contextlib import contextmanager
 
     @contextmanager
-    def noted():
+    def noted(count_them):
         with counted() as bytes_:
             yield bytes_
         held.append(bytes_[0])
