@@ -204,7 +204,7 @@ def samples(source: Any, **reading: Any) -> list[Sample]:
     error of that one alone.
 
     >>> [sample.name for sample in samples("retinas:test:2")]
-    ['fluid_200000', 'normal_200001']
+    ['normal_180000', 'drusen_180001']
     """
     if isinstance(source, Sample):
         return [source]

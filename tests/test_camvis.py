@@ -199,9 +199,9 @@ def test_an_output_that_is_not_writable(tmp_path, tree, net):
 def test_retinas_are_drawn(tmp_path, checkpoint, capsys):
     arguments = ["--volume", "retinas:test:1", "--methods", "gradcam", "--out", str(tmp_path)]
     assert cli.main(["volume", "--model", str(checkpoint), *arguments]) == 0
-    assert capsys.readouterr().out.startswith("fluid_200000: ")
+    assert capsys.readouterr().out.startswith("normal_180000: ")
     (record,) = whole(next((tmp_path / "CAMVis").iterdir()))
-    assert record["class"] == "fluid" and record["source"]["recipe"]["seed"] == 200000
+    assert record["class"] == "normal" and record["source"]["recipe"]["seed"] == 180000
     assert record["shape"] == [48, 64, 64] and record["spacing_mm"] == pytest.approx([0.125, 2 / 64, 6 / 64])
 
 
