@@ -33,7 +33,7 @@ def attention(heat: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
     `focus` is the smallest share of the volume that holds half of all heat: small for a spot, 0.5 for a haze. NaN for a
     blank map, which is nowhere.
     """
-    _check(heat)
+    _check(heat, spacing)
     shares = [profile(heat, axis) for axis in range(3)]
     blank = not heat.any()
     found = {
@@ -47,7 +47,7 @@ def attention(heat: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
 
 def _focus(heat: np.ndarray) -> float:
     """The share of voxels that holds half of all heat, hottest first; counted in 4096 levels, for sorting is slow."""
-    levels = np.ceil(heat * (4095 / heat.max())).astype(np.uint16)
+    levels = np.minimum(np.ceil(heat * (4095 / heat.max())), 4095).astype(np.uint16)  # rounding may reach 4096
     count = np.bincount(levels.ravel(), minlength=4096)[::-1]
     total = np.cumsum(count * np.arange(4095, -1, -1.0))
     last = int(np.searchsorted(total, total[-1] / 2))
@@ -65,7 +65,9 @@ def lesion(
     average precision over voxels, the lift over the lesion's share of the volume, and by how many millimetres the
     middle of the heat misses that of the lesion in depth.
     """
-    _check(heat)
+    _check(heat, spacing)
+    if mask.shape != heat.shape or mask.dtype != bool:
+        raise ValueError(f"The mask must be boolean and {heat.shape} as the heat is, not {mask.dtype} {mask.shape}.")
     depth = (np.arange(heat.shape[1]) + 0.5) * spacing[1]
     missed = float(profile(heat, 1) @ depth - profile(mask.astype(np.float32), 1) @ depth)
     return {
@@ -79,6 +81,8 @@ def lesion(
     }
 
 
-def _check(heat: Any) -> None:
+def _check(heat: Any, spacing: Sequence[float] = (1, 1, 1)) -> None:
     if not isinstance(heat, np.ndarray) or heat.ndim != 3 or not np.isfinite(heat).all() or heat.min() < 0:
         raise ValueError("The heat must be an array (Z, Y, X) of finite numbers that are not negative.")
+    if len(spacing) != 3 or not all(np.isfinite(step) and step > 0 for step in spacing):
+        raise ValueError(f"The spacing is {spacing}; give three lengths above 0 in mm: (z, y, x).")

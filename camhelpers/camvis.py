@@ -394,7 +394,10 @@ class _Run:
         raw = ex.heatmap(method, **self._options(method), size="native", normalize=False)
         about = self._about(method, raw, took) | {"attention": _numbers(anatomy.attention(heat, volume.spacing))}
         if mask is not None and mask.any():
-            about["lesion"] = _numbers(anatomy.lesion(heat, mask, volume.spacing))
+            whole = (
+                heat if method not in GRADIENTS else ex.heatmap(method, **{**self._options(method), "percentile": 100})
+            )
+            about["lesion"] = _numbers(anatomy.lesion(whole, mask, volume.spacing))  # clipped heat has no one maximum
         says = f"{picture.name}: {ex.label} {ex.confidence:.0%} · {render.name(method)}".replace("%", " %")
         says += f" of {_explained(ex)}" if _explained(ex) != ex.label else ""
         says += " (blank)" if about["blank"] else ""

@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--spread", type=float, help="of their noise, as a share of the value range; 0.15")
     sub.add_argument("--percentile", type=float, help="at which their maps are clipped; 99")
     sub.add_argument("--seed", type=int, metavar="S", help="of their noise; 0")
-    sub.add_argument("--size", metavar="model|native", help="what the model is shown: its own size, or the volume's")
+    sub.add_argument("--size", metavar="model|native", help="show the model its own size (default), or the volume's")
     sub.add_argument("--opacity", type=float, help="of the heat in overlays; 0.4")
     sub.add_argument("--cmap", metavar="NAME", help="the colour map; jet")
     sub.add_argument("--spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="in mm; default: the file's")
@@ -214,6 +214,12 @@ def volume(options: argparse.Namespace) -> int:
     given |= {name: tuple(given[name]) for name in ("spacing", "window") if name in given}
     given |= {name: int(given[name]) for name in ("target", "series") if given.get(name, "").isdecimal()}
     model = load_model(options.model, architecture=options.architecture, classes=_classes(options.classes))
+    if options.size == "native":
+        size = " x ".join(str(n) for n in model.card.size)
+        print(
+            f"Note: {model.card.name} learned from volumes of {size}; at another scale it may be wrong.",
+            file=sys.stderr,
+        )
     found = camvis.explain_volumes(model, source, out=options.out, progress=True, **given)
     for name, status, record, problem in found.outcomes:
         if status == "failed":

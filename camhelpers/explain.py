@@ -99,6 +99,8 @@ class Explanation:
         `blank()` says so. "smoothgrad" and "vargrad" run the model `samples` times more, once for both; their maps end
         at `percentile`, since a few voxels would otherwise take all of the scale.
         """
+        if not 0 < percentile <= 100:
+            raise ValueError(f"percentile is {percentile}; it lies above 0, and 100 cuts nothing off.")
         if method in GRADIENTS:
             heat = GRADIENTS[method](self._noisy(target, samples, spread, seed))
         else:
@@ -270,7 +272,7 @@ def explain(
         pictures = _pictures_of(x, card)
     else:
         card = _card_of(model)
-        single = not isinstance(inputs, (list, tuple)) and not (isinstance(inputs, np.ndarray) and inputs.ndim == 4)
+        single = _is_single(inputs, card)
         given = [inputs] if single else inputs
         if len(card.size) == 3:
             x, volumes = _prepare_volumes(given, card, size)
@@ -298,7 +300,10 @@ def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np
     with eval_mode(model), torch.inference_mode():
         for start in range(0, len(pictures), batch):
             some = pictures[start : start + batch]
-            x = _prepare_volumes(some, card)[0] if len(card.size) == 3 else _prepare(some, card)[0]
+            if len(card.size) == 3:  # each is let go as soon as it is small
+                x = torch.cat([_prepare_volumes([one], card)[0] for one in some])
+            else:
+                x, _, _ = _prepare(some, card)
             rows.append(probabilities(model(_to_device_of(model, x))).cpu().numpy())
     return np.concatenate(rows)
 
@@ -358,8 +363,6 @@ def _linear(before: int, after: int) -> Tensor:
 
 def _clipped(heat: Tensor, percentile: float) -> Tensor:
     """Each map cut off at a percentile of its own values."""
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile is {percentile}; it lies above 0, and 100 cuts nothing off.")
     tops = [float(np.percentile(one.cpu().numpy(), percentile)) for one in heat]
     return torch.stack([one.clamp_max(top if top > 0 else one.max()) for one, top in zip(heat, tops, strict=True)])
 
@@ -385,6 +388,13 @@ def _prepare(inputs: Sequence[Any], card: Card) -> tuple[Tensor, np.ndarray, tup
         height, width = read[0].shape[:2]
         return x, np.stack(read), card.view(height, width)
     return x, _pictures_of(x, card), None  # mixed sizes: shown as the model saw them
+
+
+def _is_single(inputs: Any, card: Card) -> bool:
+    """Whether this is one picture or volume; an array `(Z, Y, X, 3)` is one volume in colour."""
+    if isinstance(inputs, np.ndarray):
+        return inputs.ndim < 4 or (len(card.size) == 3 and inputs.ndim == 4 and inputs.shape[-1] == 3)
+    return not isinstance(inputs, (list, tuple))
 
 
 def _prepare_volumes(

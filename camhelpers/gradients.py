@@ -7,6 +7,7 @@ its variance, and is kept by the explanation that asked for it.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from .capture import Capture, Target, eval_mode, sample
 
 SAMPLES, SPREAD, PERCENTILE = 25, 0.15, 99.0
 MEMORY = 256 * 2**20
-"""Bytes that the graph of one batch may hold; a fixed number, so that the same seed gives the same bytes anywhere.
+"""Bytes that the graph of one batch may hold; a fixed number, so that the same seed gives the same bytes.
 
 Larger batches gain nothing on a CPU, and two volumes of 192x256x256 at a time are slower than one after the other."""
 
@@ -69,7 +70,7 @@ def noisy_gradients(
     """
     if not isinstance(x, Tensor) or x.ndim < 3 or not x.is_floating_point() or not torch.isfinite(x).all():
         raise TypeError("noisy_gradients takes a finite floating-point tensor (N, C, *spatial).")
-    if samples < 2 or not 0 < spread <= 10 or (batch is not None and batch < 1):
+    if int(samples) != samples or samples < 2 or not 0 < spread <= 10 or (batch is not None and batch < 1):
         raise ValueError(
             f"samples is {samples}, spread {spread} and batch {batch}; take 2 samples or more, a spread above 0 "
             "(a share of the value range), and a batch of 1 or more."
@@ -80,8 +81,9 @@ def noisy_gradients(
         if target is None:  # the class is settled before there is any noise
             with torch.no_grad():
                 classes = Capture({}, model(x.clone())).classes().tolist()
-        mean, variance = torch.zeros_like(x), torch.zeros_like(x)
-        before, after = torch.empty_like(x[0]), torch.empty_like(x[0])
+        exact = torch.promote_types(x.dtype, torch.float32)  # half precision is for the network
+        mean, variance = torch.zeros_like(x, dtype=exact), torch.zeros_like(x, dtype=exact)
+        before, after = torch.empty_like(mean[0]), torch.empty_like(mean[0])
         size = batch or 1
         with tqdm(total=len(x) * samples, desc="noisy gradients", disable=None if progress else True) as bar:
             for i, (one, m, v) in enumerate(zip(x, mean, variance, strict=True)):
@@ -96,18 +98,27 @@ def noisy_gradients(
                         out = model(some.clone())  # a model may begin in place
                     if not (classes or callable(target)):
                         classes = Capture({}, sample(out, 0).expand(len(x), -1)).classes(target).tolist()
-                    scores = [
-                        sample(out, k)[classes[i]] if classes else target(sample(out, k)) for k in range(len(some))
-                    ]
-                    for gradient in torch.autograd.grad(torch.stack([s.reshape(()) for s in scores]).sum(), some)[0]:
+                    score = _score(out, len(some), (lambda one, c=classes[i]: one[c]) if classes else target)
+                    for gradient in torch.autograd.grad(score, some)[0]:
                         count += 1  # Welford: in constant memory, and without a difference of large squares
-                        torch.sub(gradient, m, out=before)
+                        torch.sub(gradient.to(exact), m, out=before)
                         m.add_(before, alpha=1 / count)
                         v.addcmul_(before, torch.sub(gradient, m, out=after))
                     bar.update(len(some))
                     if batch is None:
                         size = batch = max(1, MEMORY * len(some) // max(held[0], 1))
     return NoisyGradients(mean, variance.div_(samples), samples, spread, seed)
+
+
+def _score(out: Any, count: int, target: Callable[[Any], Tensor]) -> Tensor:
+    """The sum of the samples' scores, which the gradients at the samples do not mix."""
+    scores = [target(sample(out, k)) for k in range(count)]
+    if not all(isinstance(score, Tensor) and score.numel() == 1 for score in scores):
+        raise TypeError("The target must return one number, as a tensor, for one sample's output.")
+    total = torch.stack([score.reshape(()) for score in scores]).sum()
+    if not total.requires_grad:
+        raise ValueError("The score does not depend on the input; does the model run its trunk without gradients?")
+    return total
 
 
 @contextmanager

@@ -118,12 +118,13 @@ def _fit(shape: tuple[int, int]) -> tuple[int, int]:
 
 
 def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture at another size, as one shows it: smooth where it grows, averaged where it shrinks."""
+    """The picture at another size, as one shows it: axes that shrink are averaged, then those that grow smoothed."""
     import cv2
 
-    return cv2.resize(
-        picture, size[::-1], interpolation=cv2.INTER_CUBIC if size[0] > picture.shape[0] else cv2.INTER_AREA
-    )
+    less = tuple(min(n, m) for n, m in zip(size, picture.shape, strict=False))
+    if less != picture.shape[:2]:
+        picture = cv2.resize(picture, less[::-1], interpolation=cv2.INTER_AREA)
+    return picture if less == tuple(size) else cv2.resize(picture, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 @cache

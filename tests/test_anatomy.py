@@ -41,6 +41,12 @@ def test_focus_is_the_smallest_share_that_holds_half_of_the_heat():
     assert anatomy.attention(heat, SPACING)["focus"] == pytest.approx(exact, rel=2e-3)
 
 
+def test_raw_maps_of_any_scale_are_measured():
+    for seed in range(300):
+        heat = np.random.default_rng(seed).random((2, 3, 4)).astype(np.float32) * np.float32(1 + seed / 7)
+        assert 0 < anatomy.attention(heat, SPACING)["focus"] <= 0.5
+
+
 def test_a_haze_is_not_focused_and_a_blank_map_is_nowhere():
     assert anatomy.attention(np.ones((4, 4, 4), np.float32), SPACING)["focus"] == 0.5
     assert all(np.isnan(value) for value in anatomy.attention(np.zeros((4, 4, 4), np.float32), SPACING).values())
@@ -81,3 +87,12 @@ def test_what_is_no_heat_gets_one_sentence(heat):
 def test_an_axis_out_of_range_is_named():
     with pytest.raises(ValueError, match="axis is 3"):
         anatomy.profile(spot(0, 0, 0), 3)
+
+
+def test_masks_and_spacings_that_do_not_fit_get_one_sentence():
+    heat = spot(1, 1, 1)
+    with pytest.raises(ValueError, match="mask must be boolean"):
+        anatomy.lesion(heat, np.ones((6, 8, 9), bool), SPACING)
+    for spacing in ((1, 1), (1, 0, 1), (1, 1, np.nan)):
+        with pytest.raises(ValueError, match="three lengths above 0"):
+            anatomy.attention(heat, spacing)

@@ -443,6 +443,14 @@ def test_a_batch_of_volumes_equals_its_singles(cubes):
         explain(net, [volume, volume[:6]], size="native")
 
 
+def test_a_volume_in_colour_is_one_volume(cubes):
+    net, volume = cubes
+    colour = np.repeat(volume[..., None], 3, axis=-1)
+    ex = explain(net, colour)
+    assert ex.single and ex.heatmap().shape == volume.shape
+    np.testing.assert_allclose(ex.probabilities, explain(net, volume).probabilities, rtol=1e-4)
+
+
 def test_volumes_are_predicted_without_an_explanation(cubes):
     net, volume = cubes
     found = predict(net, [volume, 1 - volume, volume], batch=2)

@@ -1,5 +1,7 @@
 """SmoothGrad and VarGrad: against closed forms and plain numpy, seeded, streamed, and without a trace in the model."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -124,26 +126,57 @@ def test_it_works_under_inference_mode_and_no_grad(case):
 
 def test_memory_does_not_grow_with_the_samples(case, monkeypatch):
     net, x = case
-    held = []
-    counted = gradients._counted
+    grad, given, alive = torch.autograd.grad, [], []
 
-    from contextlib import contextmanager
+    def watched(*arguments, **options):
+        alive.append(sum(ref() is not None for ref in given))
+        found = grad(*arguments, **options)
+        given.append(weakref.ref(found[0]))
+        return found
 
-    @contextmanager
-    def noted(count_them):
-        with counted() as bytes_:
-            yield bytes_
-        held.append(bytes_[0])
+    monkeypatch.setattr(torch.autograd, "grad", watched)
+    noisy_gradients(net, x[:1], samples=40, batch=1)
+    assert len(given) == 40 and max(alive) <= 1, "no gradient but the last one may still be held"
 
-    monkeypatch.setattr(gradients, "_counted", noted)
-    monkeypatch.setattr(gradients, "MEMORY", 3 * 10**5)
-    noisy_gradients(net, x[:1], samples=40)
-    assert held[0] > 0 and max(held) <= max(3 * 10**5, held[0])
+
+def test_a_batch_is_as_large_as_the_memory_allows(case, monkeypatch):
+    net, x = case
+    with gradients._counted() as held:
+        net(x[:1].clone().requires_grad_())
+    sizes = []
+    net.register_forward_hook(lambda module, inputs, out: sizes.append(len(out)))
+    monkeypatch.setattr(gradients, "MEMORY", 4 * held[0] + 1)
+    noisy_gradients(net, x[:1], 0, samples=11)
+    assert sizes == [1, 4, 4, 2]
+
+
+def test_half_precision_is_for_the_network_alone(case):
+    net, x = case
+    ex = explain(net.bfloat16(), x.bfloat16())
+    assert noisy_gradients(net, x.bfloat16(), samples=3).variance.dtype == torch.float32
+    assert ex.heatmap("smoothgrad", samples=3).dtype == np.float32
+
+
+def test_a_trunk_without_gradients_and_a_score_that_is_none_get_one_sentence(case):
+    class Cold(nn.Module):
+        def forward(self, x):
+            with torch.no_grad():
+                return x.flatten(1)[:, :2] * 2
+
+    with pytest.raises(ValueError, match="trunk without gradients"):
+        noisy_gradients(Cold(), case[1], 0)
+    with pytest.raises(TypeError, match="one number, as a tensor"):
+        noisy_gradients(*case, lambda out: 1.0)
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"samples": 1}, "2 samples"), ({"spread": 0}, "spread above 0"), ({"batch": 0}, "batch of 1")],
+    [
+        ({"samples": 1}, "2 samples"),
+        ({"samples": 4.5}, "2 samples"),
+        ({"spread": 0}, "spread above 0"),
+        ({"batch": 0}, "batch of 1"),
+    ],
 )
 def test_bad_numbers_get_one_sentence(case, options, words):
     with pytest.raises(ValueError, match=words):

@@ -7,7 +7,7 @@ from PIL import Image
 
 from camhelpers.models import load_model
 from camhelpers.nets import SmallResNet
-from camhelpers.widgets import CurveExplorer, Explorer
+from camhelpers.widgets import CurveExplorer, Explorer, resize
 
 
 @pytest.fixture
@@ -107,3 +107,10 @@ def test_the_curve_explorer_draws_what_was_chosen_once(net):
     curves.picture.value = "two"
     assert curves.image.value != first and passes
     assert Image.open(io.BytesIO(curves.image.value)).width > 600
+
+
+def test_stripes_are_averaged_where_one_axis_shrinks_and_the_other_grows():
+    stripes = np.zeros((256, 100, 3), np.uint8)
+    stripes[::2] = 255
+    shown = resize(stripes, (128, 300))
+    assert shown.shape == (128, 300, 3) and shown.min() >= 120 and shown.max() <= 135
