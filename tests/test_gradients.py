@@ -150,8 +150,8 @@ def test_a_batch_is_as_large_as_the_memory_allows(case, monkeypatch):
     assert sizes == [1, 4, 4, 2]
 
 
-def test_half_precision_is_for_the_network_alone(case):
-    net, x = case
+def test_half_precision_is_for_the_network_alone():
+    net, x = SmallResNet(classes=2, channels=1, widths=(4, 6, 8, 8)).eval(), torch.rand(2, 1, 96, 96)
     ex = explain(net.bfloat16(), x.bfloat16())
     assert noisy_gradients(net, x.bfloat16(), samples=3).variance.dtype == torch.float32
     assert ex.heatmap("smoothgrad", samples=3).dtype == np.float32
