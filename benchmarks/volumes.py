@@ -96,7 +96,7 @@ def medcam_gradcam(net: nn.Module, x: Tensor) -> Result:
 def ours_noisy(net: nn.Module, x: Tensor) -> Result:
     from camhelpers.gradients import noisy_gradients, smoothgrad
 
-    return smoothgrad(noisy_gradients(net, x, samples=SAMPLES))[0].numpy(), ""
+    return smoothgrad(noisy_gradients(net, x, 0, samples=SAMPLES))[0].numpy(), ""
 
 
 def monai_smoothgrad(net: nn.Module, x: Tensor) -> Result:

@@ -150,6 +150,15 @@ def test_a_batch_is_as_large_as_the_memory_allows(case, monkeypatch):
     assert sizes == [1, 4, 4, 2]
 
 
+def test_a_model_may_begin_in_place(case):
+    net, x = case
+    begins = nn.Sequential(nn.ReLU(inplace=True), net)
+    torch.testing.assert_close(
+        noisy_gradients(begins, x, 0, samples=3).mean,
+        noisy_gradients(nn.Sequential(nn.ReLU(), net), x, 0, samples=3).mean,
+    )
+
+
 def test_half_precision_is_for_the_network_alone():
     net, x = SmallResNet(classes=2, channels=1, widths=(4, 6, 8, 8)).eval(), torch.rand(2, 1, 96, 96)
     ex = explain(net.bfloat16(), x.bfloat16())
