@@ -1,15 +1,16 @@
 """DICOM: a folder of slices, or one multi-frame file, as a volume with its spacing and orientation."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from camhelpers.files import sha256
-from camhelpers.formats import Spacing, decoding
+from camhelpers.formats import Spacing, decoding, suffix
 
 if TYPE_CHECKING:  # pydicom costs 0.3 s, so it is imported where it is used
     from pydicom import Dataset
@@ -17,9 +18,10 @@ if TYPE_CHECKING:  # pydicom costs 0.3 s, so it is imported where it is used
 _Frame = tuple["Dataset", ...]
 _SAME_WAY = 1e-3  # direction cosines that differ by less are one orientation
 _LUT = "PixelValueTransformationSequence"
+_PIXELS = ("SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "PixelRepresentation")
 # The only fields that are looked at; none of them is about the patient.
 _USED = [
-    "Columns", "FrameTime", "FrameTimeVector", "FrameVOILUTSequence", "ImageOrientationPatient",
+    "BitsAllocated", "Columns", "FrameTime", "FrameTimeVector", "FrameVOILUTSequence", "ImageOrientationPatient",
     "ImagePositionPatient", "InstanceNumber", "Modality", "ModalityLUTSequence", "NumberOfFrames",
     "PerFrameFunctionalGroupsSequence", "PhotometricInterpretation", "PixelRepresentation", "PixelSpacing",
     "RescaleIntercept", "RescaleSlope", "Rows", "SamplesPerPixel", "SeriesDescription", "SeriesInstanceUID",
@@ -39,11 +41,27 @@ def is_dicom(path: Path) -> bool:
 
 
 def is_series(folder: Path) -> bool:
-    """Whether a folder directly holds single DICOM slices; a multi-frame file is a volume by itself."""
-    try:
-        return any(_frames(header) == 1 for _, header in _headers(folder))
-    except ValueError:
-        return True  # a damaged slice: reading the folder will say so
+    """Whether a folder is one volume, a DICOM slice to a file.
+
+    At least two slices of one series tell, and more than there are volumes of other formats; or a single slice with
+    nothing but damaged ones beside it. Otherwise a single image is a stray among volumes.
+    """
+    inside = _files(folder)
+    others = sum(bool(suffix(path)) for path in inside)
+    slices, cubes = Counter(), False
+    for path in inside:
+        what, header = _kind(path)
+        cubes |= what == "volume"
+        if what == "slice":
+            slices[uid := str(header.get("SeriesInstanceUID", ""))] += 1
+            if slices[uid] >= max(2, others + 1):
+                return True  # the other headers need no reading
+    return bool(slices) and not (cubes or others or any(path.is_dir() for path in folder.iterdir()))
+
+
+def kind(path: Path) -> Literal["slice", "volume", "damaged", ""]:
+    """What a file is to DICOM: one image, several frames, a header that cannot be read, or nothing of interest."""
+    return _kind(path)[0]
 
 
 def read_series(
@@ -113,15 +131,35 @@ class _Stack:
         title = str(first.get("SeriesDescription", "")) or str(first.get("Modality", "")) or "no description"
         return f"{title} ({self.count} slices of {first.Columns} x {first.Rows}, {self.uid})"
 
+    @property
+    def pixels(self) -> str:
+        """What tells stacks apart whose pixels are of several kinds."""
+        _, photometric, bits, signed = map(self.headers[0].get, _PIXELS)
+        return f"{bits} bits{' signed' if signed else ''} {photometric}"
+
+
+def _files(place: Path) -> list[Path]:
+    return sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+
 
 def _headers(place: Path) -> Iterator[tuple[Path, "Dataset"]]:
     """What is said in the DICOM images of a folder or a file, without their pixels; other files are skipped."""
-    inside = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
-    for path in inside:
-        if is_dicom(path):
-            header = _header(path)
-            if header.get("Rows") and header.get("Columns"):
-                yield path, header
+    for path in filter(is_dicom, _files(place)):
+        header = _header(path)
+        if _is_image(header):
+            yield path, header
+
+
+def _kind(path: Path) -> tuple[Literal["slice", "volume", "damaged", ""], "Dataset | None"]:
+    if not is_dicom(path):
+        return ("damaged" if path.suffix.lower() == ".dcm" else ""), None  # cut off before it says what it is
+    try:
+        header = _header(path)
+    except ValueError:
+        return "damaged", None
+    if not _is_image(header):
+        return "", header
+    return ("slice" if _frames(header) == 1 else "volume"), header
 
 
 def _header(path: Path) -> "Dataset":
@@ -130,9 +168,12 @@ def _header(path: Path) -> "Dataset":
 
     with decoding(str(path)):
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_USED)
-        kind = header.file_meta.MediaStorageSOPClassUID.name
-        no_image = "Storage" in kind and "Image Storage" not in kind  # reports, plans, DICOMDIR
-        if not no_image and not (header.get("Rows") and header.get("Columns")):
+        storage = header.file_meta.MediaStorageSOPClassUID.name
+        no_image = "Storage" in storage and "Image Storage" not in storage  # reports, plans, DICOMDIR
+        absent = [keyword for keyword in ("Rows", "Columns", *_PIXELS) if header.get(keyword) in (None, "")]
+        if absent == ["PixelRepresentation"] and header.BitsAllocated > 16:
+            absent = []  # floats have no such field
+        if not no_image and (absent or not _is_image(header)):
             raise ValueError("the header ends early")  # pydicom reads on without a word
         for element in header.iterall():
             values = element.value if isinstance(element.value, MultiValue) else [element.value]
@@ -141,12 +182,16 @@ def _header(path: Path) -> "Dataset":
     return header
 
 
+def _is_image(header: "Dataset") -> bool:
+    return bool(header.get("Rows") and header.get("Columns"))
+
+
 def _frames(header: "Dataset") -> int:
     return int(header.get("NumberOfFrames") or 1)
 
 
 def _stacks(place: Path) -> list[_Stack]:
-    """The images of a folder by series, orientation and size, in the order of their UIDs."""
+    """The images of a folder by series, orientation, size and kind of pixels, in the order of their UIDs."""
     stacks: list[_Stack] = []
     for path, header in _headers(place):
         uid = str(header.get("SeriesInstanceUID", "no UID"))
@@ -164,7 +209,7 @@ def _stacks(place: Path) -> list[_Stack]:
 
 
 def _alike(first: "Dataset", second: "Dataset") -> bool:
-    if (first.Rows, first.Columns) != (second.Rows, second.Columns):
+    if any(first.get(keyword) != second.get(keyword) for keyword in ("Rows", "Columns", *_PIXELS)):
         return False
     ways = [_numbers((header,), "", "ImageOrientationPatient", 6) for header in (first, second)]
     if any(way is None for way in ways):
@@ -177,7 +222,9 @@ def _choose(place: Path, stacks: list[_Stack], series: str | int | None) -> _Sta
         below = sorted(path.name for path in place.iterdir() if path.is_dir())[:8] if place.is_dir() else []
         hint = f", only the folders {', '.join(below)}; name one of them" if below else ""
         raise FileNotFoundError(f"{place} holds no DICOM image{hint}.")
-    listed = "; ".join(f"{number}: {stack.listed}" for number, stack in enumerate(stacks, 1))
+    several = len({stack.pixels for stack in stacks}) > 1
+    titles = [stack.listed + f", {stack.pixels}" * several for stack in stacks]
+    listed = "; ".join(f"{number}: {title}" for number, title in enumerate(titles, 1))
     if series is None:
         chosen = stacks
     elif str(series).isdecimal():

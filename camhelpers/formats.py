@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # nibabel and tifffile together cost 0.4 s, so each is import
     import tifffile
 
 Spacing = tuple[float, float, float]
+SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz")
+"""What is read by its ending, whatever the case; DICOM is known by its content."""
 
 _MILLIMETRES = {"nm": 1e-6, "um": 1e-3, "micron": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1e3, "meter": 1e3, "inch": 25.4}
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -47,6 +49,11 @@ class Grid:
         if back.shape != self.shape:
             raise ValueError(f"The map is {back.shape} on the source's grid, which is {self.shape}; resample it first.")
         return back
+
+
+def suffix(path: Path) -> str:
+    """Which of `SUFFIXES` a name ends in, or nothing."""
+    return next((ending for ending in SUFFIXES if path.name.lower().endswith(ending)), "")
 
 
 @contextmanager
@@ -177,31 +184,32 @@ def _check_tiff(name: str, series: "list[tifffile.TiffPageSeries]", shapes: list
 
 
 def _tiff_spacing(file: "tifffile.TiffFile") -> Spacing | None:
-    """Millimetres `(z, y, x)` where OME or ImageJ metadata state all three with their unit, else None."""
+    """Millimetres `(z, y, x)` where OME or ImageJ metadata state all three with their unit, or state a 0; else None."""
     if file.is_ome:
         from xml.etree import ElementTree
 
         pixels = ElementTree.fromstring(file.ome_metadata).find(".//{*}Pixels")
         sizes = [
-            float(pixels.get(f"PhysicalSize{axis}", 0)) * _millimetres(pixels.get(f"PhysicalSize{axis}Unit", "um"))
+            float(pixels.get(f"PhysicalSize{axis}", "nan")) * _millimetres(pixels.get(f"PhysicalSize{axis}Unit", "um"))
             for axis in "ZYX"
         ]
     elif file.is_imagej:
         metadata, tags = file.imagej_metadata, file.pages.first.tags
         scale = _millimetres(str(metadata.get("unit", "")))
-        sizes = [float(metadata.get("spacing", 1)) * scale]  # ImageJ leaves a depth of one unit out
+        depth = float(metadata.get("spacing", 1))  # ImageJ leaves a depth of one unit out
+        sizes = [depth and depth * scale]
         for tag in ("YResolution", "XResolution"):
             per_unit, over = tags[tag].value if tag in tags else (0, 1)
-            sizes.append(scale * over / per_unit if per_unit else 0.0)
+            sizes.append(scale * over / per_unit if per_unit else np.nan)
     else:
         return None
-    return tuple(sizes) if all(0 < size < np.inf for size in sizes) else None
+    return tuple(sizes) if 0 in sizes or all(0 < size < np.inf for size in sizes) else None
 
 
 def _millimetres(unit: str) -> float:
-    """How many millimetres a unit's name stands for; 0 for pixels and other things that are no length."""
+    """How many millimetres a unit's name stands for; NaN for pixels and other things that are no length."""
     unit = unit.replace("\\u00B5", "u").replace("\u00b5", "u").replace("\u03bc", "u").strip().lower().rstrip("s")
-    return _MILLIMETRES.get(unit, 0.0)
+    return _MILLIMETRES.get(unit, np.nan)
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, Spacing | None, np.ndarray | None, Grid, dict[str, Any]]:
@@ -234,7 +242,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Spacing | None, np.ndarray | Non
     source = {"format": "NIfTI", "dtype": dtype, "shape": list(shape)}
     if not (sform or qform):
         sizes = tuple(float(abs(size)) * scale for size in header["pixdim"][3:0:-1])
-        return values, sizes if all(size > 0 for size in sizes) else None, None, grid, source
+        blank = units[0] == "unknown" and sizes == (1, 1, 1)  # what a header holds that nobody filled in
+        stated = not blank and all(size > 0 for size in sizes)
+        return values, sizes if stated else None, None, grid, source
     affine = image.affine @ nibabel.orientations.inv_ornt_aff(grid.order, grid.shape)
     affine[:3] *= scale
     sizes = tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)[::-1])

@@ -48,21 +48,21 @@ def write_stack(
     path: str | Path,
     pages: Iterable[np.ndarray],
     shape: Sequence[int],
-    spacing: Sequence[float],
+    spacing: Sequence[float] | None,
     *,
     description: str = "",
 ) -> Path:
     """Stream RGB pages of `shape` (Z, Y, X) into a TIFF that ImageJ opens as one calibrated stack; whole or not at all.
 
-    One page a slice, LZW with predictor, `spacing` (z, y, x) in mm; ImageJ shows `description` under Image > Show Info.
-    Above 4 GB, which ImageJ 1 cannot open, it is a BigTIFF instead.
+    One page a slice, LZW with predictor, `spacing` (z, y, x) in mm, or None where it is unknown: then the unit is the
+    pixel. ImageJ shows `description` under Image > Show Info. Above 4 GB, which ImageJ 1 cannot open, it is a BigTIFF.
     """
     from tifffile import TiffWriter
 
     path, shape = Path(path), (*map(int, shape), 3)
     fits = imagej_opens(shape)
-    unit, scale = ("um", 1000) if min(spacing) < 0.1 else ("mm", 1)
-    z, y, x = (float(s) * scale for s in spacing)
+    unit, scale = ("pixel", 1) if spacing is None else ("um", 1000) if min(spacing) < 0.1 else ("mm", 1)
+    z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(s) * scale for s in spacing)
     metadata = {"axes": "ZYXS", "spacing": z, "unit": unit, **({"Info": description} if description else {})}
     with atomic(path) as temporary, TiffWriter(temporary, bigtiff=not fits, imagej=fits) as file:
         file.write(
@@ -97,6 +97,7 @@ def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
     """Write heat `(Z, Y, X)` as a float32 `.nii` or `.nii.gz` on the grid of the volume's source, voxel by voxel.
 
     Nothing of the source's header is copied but its geometry: the rest may hold names and forces its own data type.
+    Where the spacing is unknown (`source["spacing_known"]`), neither a unit nor a place in space is claimed.
     """
     import nibabel
     from imagecodecs import gzip_encode
@@ -105,9 +106,13 @@ def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
     _agree(volume.data, heat)
     grid = volume.grid
     if grid is None:
-        affine = np.diag([*volume.spacing[::-1], 1.0]) if volume.affine is None else volume.affine
-        code = 2 if volume.affine is None else 1  # 1 would claim to know where in the scanner this was
-        values, sform, qform, codes, units = np.transpose(heat), affine, affine, (code, code), ("mm", "unknown")
+        known = volume.affine is not None or bool(volume.source.get("spacing_known"))
+        affine = np.diag([*(volume.spacing[::-1] if known else (1, 1, 1)), 1.0])
+        code = 2 if known else 0
+        if volume.affine is not None:
+            affine, code = volume.affine, 1  # 1 claims to know where in the scanner this was
+        values, sform, qform, codes = np.transpose(heat), affine, affine, (code, code)
+        units = ("mm" if known else "unknown", "unknown")
     else:
         values, sform, qform = grid.restore(heat), grid.affine, grid.affine if grid.qform is None else grid.qform
         codes, units = (grid.sform_code, grid.qform_code), grid.units
@@ -163,12 +168,14 @@ def preview(
     chosen = representative(heat)
     _, y, x = volume.spacing
     depth, rows, columns = heat.shape
-    tall = (rows * y) / (columns * x)
+    # within bounds, for the layout alone: a thinner slice leaves a part of its cell empty
+    tall = float(np.clip((rows * y) / (columns * x), 0.2, 4))
     width = float(np.clip(3.2 / tall, 1.8, 4.0))  # of a cell, in inches
     ink = {"color": "white", "path_effects": [withStroke(linewidth=2.5, foreground="black")]}
     corner = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (7, -6), "textcoords": "offset points", "va": "top"}
     # not through pyplot, whose state threads would share
-    figure = Figure(figsize=(3 * width + 1.2, 2 * width * tall + (0.6 if title else 0.15)), layout="constrained")
+    height = max(2 * width * tall + (0.6 if title else 0.15), 3.0)  # as much as the colour bar's label needs
+    figure = Figure(figsize=(3 * width + 1.2, height), layout="constrained")
     cells = figure.subplots(2, 3, squeeze=False)
     for axes in cells.flat[len(chosen) :]:
         axes.axis("off")
@@ -180,7 +187,7 @@ def preview(
             axes.contour(mask[k], levels=[0.5], colors="white", linewidths=1.4)
     colour_bar(figure, cells, cmap, label, aspect=25)
     if title:
-        figure.suptitle(title, fontsize=STYLE["axes.titlesize"] + 1)
+        figure.suptitle(title, fontsize=STYLE["axes.titlesize"] + 1, parse_math=False)  # names hold $ too
     return figure
 
 

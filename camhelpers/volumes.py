@@ -3,6 +3,7 @@
 import hashlib
 import re
 import unicodedata
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,9 @@ import numpy as np
 
 from camhelpers import dicom, formats
 from camhelpers.files import natural, sha256
-from camhelpers.formats import Grid
+from camhelpers.formats import SUFFIXES, Grid
 
 __all__ = ["SUFFIXES", "Found", "Grid", "Volume", "find_volumes", "read_volume", "safe_name"]
-
-SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz")
-"""What is read by its ending, whatever the case; DICOM is known by its content."""
 
 _LONGEST = 120  # bytes: leaves room under the usual 255 for a method's name, a suffix and a temporary name
 
@@ -33,7 +31,7 @@ class Volume:
 
     data: np.ndarray
     spacing: tuple[float, float, float]
-    """Millimetres `(z, y, x)`; 1 each where the source states none (`source["spacing_known"]` is False)."""
+    """Millimetres `(z, y, x)`; where the source states none (`source["spacing_known"]` is False), 1 each: voxels."""
     name: str
     window: tuple[float, float]
     """What 0 and 1 stand for in the source's values; the first is the larger one where the source is inverted."""
@@ -76,6 +74,8 @@ def read_volume(
     window = None if window is None else _low_high(window)
     label = "The array" if isinstance(source, np.ndarray) else str(source)
     name, values, stated, affine, grid, own, about = _open(source, series)
+    if stated and not spacing and 0 in stated:
+        raise ValueError(f"{label} states a spacing of 0; give the right one with spacing=(z, y, x), in mm.")
     about = {"shape": list(values.shape), "dtype": str(values.dtype), **about}
     stored, values = values.dtype, _scalars(values, label)
     if window is not None:
@@ -94,12 +94,26 @@ def read_volume(
 
 
 def find_volumes(source: str | Path) -> list[Found]:
-    """The volumes of a file, a DICOM folder, a folder of volumes, or `DIR/<class>/<volume>`, in natural order."""
+    """The volumes of a file, a DICOM folder, a folder of volumes, or `DIR/<class>/<volume>`, in natural order.
+
+    A warning tells what is left out: single DICOM images among volumes, volumes beside a DICOM series, or below those
+    of a class.
+    """
     path = _existing(source)
+    if path.is_file() and not (formats.suffix(path) or dicom.is_dicom(path)):
+        raise _unknown(path)
     if path.is_file() or dicom.is_series(path):
-        return [Found(path, _plain(path), None)]
+        return [_found(path, None)]
     found = _samples(path, None)
-    below = [one for folder in _folders(path) for one in _samples(folder, safe_name(folder.name))]
+    below = []
+    for folder in _folders(path):
+        inside, deep = _samples(folder, safe_name(folder.name)), _deeper(folder)
+        below += inside
+        if deep:
+            says = f"{deep.relative_to(path)} lies too deep; use DIR/CLASS/VOLUME."
+            if not (found or inside):
+                raise ValueError(says)
+            warnings.warn(f"Left out: {says}", stacklevel=2)
     if found and below:
         raise ValueError(
             f"{path} holds volumes ({found[0].path.name}) beside class folders ({below[0].label}); move them into one."
@@ -140,13 +154,14 @@ def _open(source, series):
     stated = affine = grid = own = None
     if isinstance(source, np.ndarray):
         plain = source if source.dtype.kind in "biuf" else np.empty(0)  # the rest is refused in a moment
-        digest = hashlib.sha256(np.ascontiguousarray(plain)).hexdigest()
-        about = {"format": "array", "files": [], "sha256": digest}
+        digest = hashlib.sha256(f"{plain.dtype.str} {plain.shape}".encode())  # the same bytes may be another volume
+        digest.update(np.ascontiguousarray(plain))
+        about = {"format": "array", "files": [], "sha256": digest.hexdigest()}
         return "volume", source, stated, affine, grid, own, about
     if not isinstance(source, str | Path):
         raise TypeError(f"Cannot read a volume from a {type(source).__name__}; give a path or a NumPy array.")
     path = _existing(source)
-    name, kind = _plain(path), _suffix(path)
+    name, kind = _plain(path), formats.suffix(path)
     if path.is_file() and not path.stat().st_size:
         raise ValueError(f"{path} is empty (0 bytes); copy or download it again.")
     if path.is_dir() or (not kind and dicom.is_dicom(path)):
@@ -161,7 +176,7 @@ def _open(source, series):
     elif kind in (".nii", ".nii.gz"):
         values, stated, affine, grid, about = formats.read_nifti(path)
     else:
-        raise ValueError(f"{path} is no volume that can be read; use {', '.join(SUFFIXES)} or DICOM.")
+        raise _unknown(path)
     about |= {"files": [path.name], "sha256": sha256(path)}
     return name, values, stated, affine, grid, own, about
 
@@ -173,9 +188,8 @@ def _existing(source: str | Path) -> Path:
     return path
 
 
-def _suffix(path: Path) -> str:
-    """Which of `SUFFIXES` a name ends in, or nothing."""
-    return next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+def _unknown(path: Path) -> ValueError:
+    return ValueError(f"{path} is no volume that can be read; use {', '.join(SUFFIXES)} or DICOM.")
 
 
 def _plain(path: Path) -> str:
@@ -185,25 +199,61 @@ def _plain(path: Path) -> str:
     return safe_name(name.removesuffix(ending) or name)
 
 
+def _inside(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=natural)
+
+
 def _folders(folder: Path) -> list[Path]:
-    inside = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [path for path in sorted(inside, key=natural) if not dicom.is_series(path)]
+    """The folders in a folder that may be classes: neither DICOM series nor what camvis writes."""
+    inside = (path for path in _inside(folder) if path.is_dir() and path.name != "CAMVis")
+    return [path for path in inside if not dicom.is_series(path)]
+
+
+def _volumes(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The volumes directly inside a folder (files, multi-frame DICOM files, DICOM folders), and single DICOM images."""
+    kinds = {}
+    for path in _inside(folder):
+        if path.is_dir():
+            kinds[path] = "volume" if dicom.is_series(path) else ""
+        else:
+            kinds[path] = "volume" if formats.suffix(path) else dicom.kind(path)
+    volumes = [path for path, kind in kinds.items() if kind in ("volume", "damaged")]  # reading will say what is wrong
+    return volumes, [path for path, kind in kinds.items() if kind == "slice"]
 
 
 def _samples(folder: Path, label: str | None) -> list[Found]:
-    """The volumes directly inside a folder: files, multi-frame DICOM files, and DICOM folders."""
+    """The volumes directly inside a folder, under names that differ; a warning tells what is left out."""
     found: dict[str, Found] = {}
-    for path in sorted(folder.iterdir(), key=natural):
-        if path.name.startswith("."):
-            continue
-        if dicom.is_series(path) if path.is_dir() else _suffix(path) or dicom.is_dicom(path):
-            one = Found(path, _plain(path), label)
-            other = found.setdefault(one.name.lower(), one)  # some disks do not tell upper from lower case
-            if other is not one:
-                raise ValueError(
-                    f"{folder} holds {other.path.name} and {path.name}, two volumes of one name; rename one."
-                )
+    volumes, strays = _volumes(folder)
+    for path in volumes:
+        one = _found(path, label)
+        other = found.setdefault(one.name.lower(), one)  # some disks do not tell upper from lower case
+        if other is not one:
+            raise ValueError(f"{folder} holds {other.path.name} and {path.name}, two volumes of one name; rename one.")
+    _left_out(folder, strays, "single DICOM images among volumes")
     return list(found.values())
+
+
+def _found(path: Path, label: str | None) -> Found:
+    if path.is_dir():
+        beside, deep = [inside for inside in _inside(path) if formats.suffix(inside)], _deeper(path)
+        _left_out(path, beside + [deep] * bool(deep), "beside a DICOM series")
+    return Found(path, _plain(path), label)
+
+
+def _left_out(folder: Path, paths: list[Path], what: str) -> None:
+    if paths:
+        names = ", ".join(str(path.relative_to(folder)) for path in paths[:4]) + ", ..." * (len(paths) > 4)
+        says = f"Left out of {folder}: {names} ({what}); give a DICOM series a folder of its own."
+        warnings.warn(says, stacklevel=3)
+
+
+def _deeper(folder: Path) -> Path | None:
+    """The first volume in the folders of a folder."""
+    for below in _folders(folder):
+        if deep := next(iter(_volumes(below)[0]), None) or _deeper(below):
+            return deep
+    return None
 
 
 def _three(spacing) -> tuple[float, float, float]:

@@ -37,7 +37,7 @@ def base(pixels, uid, syntax=ExplicitVRLittleEndian, **fields):
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID = CTImageStorage
     data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID = generate_uid()
     data.SeriesInstanceUID, data.StudyInstanceUID = uid, generate_uid()
-    data.Modality, data.PatientName, data.PatientID = "CT", "Nobody^Anyhow", "007"
+    data.Modality, data.PatientName, data.PatientID = "CT", "Nobody^Anyhow", "patient 7"
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.Rows, data.Columns = pixels.shape[-2:]
     data.BitsAllocated = data.BitsStored = pixels.dtype.itemsize * 8
@@ -117,7 +117,7 @@ def test_a_series_written_by_simpleitk(tmp_path):
 def test_the_description_names_no_patient(tmp_path):
     source = read_volume(write_series(tmp_path, SeriesDescription="Nobody's eye")).source
     text = json.dumps(source)
-    assert "Nobody" not in text and "007" not in text
+    assert "Nobody" not in text and "patient" not in text
     assert source["format"] == "DICOM" and len(source["files"]) == 6 and source["modality"] == "CT"
 
 
@@ -237,6 +237,41 @@ def test_orientations_and_sizes_of_one_series_are_kept_apart(tmp_path):
     with pytest.raises(ValueError, match=r"holds 3 series; choose one with series=number"):
         read_volume(tmp_path, series="1.2.3")
     assert sorted(len(read_volume(tmp_path, series=number).data) for number in (1, 2, 3)) == [2, 3, 6]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "fields", "kind"),
+    [
+        (BYTES, {}, "8 bits MONOCHROME2"),
+        (WORDS.astype(np.int16), {}, "16 bits signed MONOCHROME2"),
+        (WORDS, {"PhotometricInterpretation": "MONOCHROME1"}, "16 bits MONOCHROME1"),
+        (
+            np.stack([BYTES] * 3, axis=-1),
+            {
+                "SamplesPerPixel": 3,
+                "PhotometricInterpretation": "RGB",
+                "PlanarConfiguration": 0,
+                "Rows": 8,
+                "Columns": 9,
+            },
+            "8 bits RGB",
+        ),
+    ],
+)
+def test_pixels_of_several_kinds_are_kept_apart(tmp_path, pixels, fields, kind):
+    both = write_series(tmp_path / "both", WORDS[:3], uid="1.2.3")
+    write_series(both, pixels[3:], uid="1.2.3", places=[7.5, 10, 12.5], **fields)
+    with pytest.raises(ValueError, match=rf"holds 2 series; choose one .*\(3 slices of 9 x 8, 1\.2\.3\), {kind}\b"):
+        read_volume(both)
+    alone = [
+        write_series(tmp_path / "a", WORDS[:3], uid="1.2.3"),
+        write_series(tmp_path / "b", pixels[3:], uid="1.2.3", **fields),
+    ]
+    read = [read_volume(both, series=number).data for number in (1, 2)]
+    expected = [read_volume(folder).data for folder in alone]
+    if not np.array_equal(read[0], expected[0]):  # stacks of one UID come in the order of their files
+        expected.reverse()
+    np.testing.assert_array_equal(read, expected)
 
 
 def test_directions_that_differ_by_rounding_are_one_series(tmp_path):
@@ -410,3 +445,103 @@ def test_series_among_classes(tmp_path):
     (one,) = find_volumes(tmp_path / "normal" / "eye 2")
     assert (one.name, one.label) == ("eye 2", None)
     assert [one.label for one in find_volumes(tmp_path / "normal")] == [None, None]
+
+
+# Strays and damage in a tree of classes
+
+
+def names(found):
+    return [(one.label, one.name) for one in found]
+
+
+def shot(path, **fields):
+    """A single image, such as the photograph of the fundus that comes with a cube."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    base(BYTES[0], generate_uid(), **fields).save_as(path, enforce_file_format=True)
+    return path
+
+
+def cubes(folder, *stems):
+    folder.mkdir(parents=True, exist_ok=True)
+    return [multiframe(folder / f"{stem}.dcm") for stem in stems]
+
+
+def test_a_stray_image_among_arrays_costs_no_volume(tmp_path):
+    for label in ("normal", "fluid"):
+        shot(tmp_path / label / "shot.dcm")
+        for stem in "ab":
+            np.save(tmp_path / label / f"{stem}.npy", BYTES)
+    with pytest.warns(UserWarning, match=r"shot\.dcm \(single DICOM images among volumes\)") as told:
+        found = find_volumes(tmp_path)
+    assert len(told) == 2 and "fluid: shot.dcm" in str(told[0].message)
+    assert names(found) == [("fluid", "a"), ("fluid", "b"), ("normal", "a"), ("normal", "b")]
+
+
+def test_a_stray_image_among_cubes_costs_no_volume(tmp_path):
+    cubes(tmp_path / "normal", "a", "b")
+    cubes(tmp_path / "fluid", "c", "d")
+    shot(tmp_path / "fluid" / "left.dcm"), shot(tmp_path / "fluid" / "right.dcm")
+    with pytest.warns(UserWarning, match=r"fluid: left\.dcm, right\.dcm \(single"):
+        found = find_volumes(tmp_path)
+    assert names(found) == [("fluid", "c"), ("fluid", "d"), ("normal", "a"), ("normal", "b")]
+
+
+def test_a_stray_image_beside_the_classes_costs_no_class(tmp_path):
+    cubes(tmp_path / "normal", "a")
+    cubes(tmp_path / "fluid", "b")
+    shot(tmp_path / "shot.dcm")
+    with pytest.warns(UserWarning, match=r"shot\.dcm \(single"):
+        assert names(find_volumes(tmp_path)) == [("fluid", "b"), ("normal", "a")]
+    shot(tmp_path / "one.dcm", SeriesInstanceUID="1.2.3"), shot(tmp_path / "two.dcm", SeriesInstanceUID="1.2.3")
+    with pytest.warns(UserWarning, match=r"fluid.b\.dcm \(beside a DICOM series\)"):
+        assert [one.path for one in find_volumes(tmp_path)] == [tmp_path]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_cube_cut_within_its_header_is_a_sample_that_fails(tmp_path, recwarn, alone):
+    cubes(tmp_path / "normal", "a", "b")
+    cut, *_ = cubes(tmp_path / "fluid", *("c" if alone else "cd"))
+    data = cut.read_bytes()
+    for length in (0, 100, 140, 300, 600):
+        cut.write_bytes(data[:length])
+        found = find_volumes(tmp_path)
+        expected = [("fluid", "c"), ("fluid", "d"), ("normal", "a"), ("normal", "b")]
+        assert names(found) == [one for one in expected if one != ("fluid", "d") or not alone]
+        with pytest.raises(ValueError, match=r"c\.dcm is (damaged|empty|no volume)"):
+            read_volume(found[0].path)
+        assert read_volume(found[-1].path).data.shape == WORDS.shape
+    assert not recwarn
+
+
+def test_what_lies_beside_a_series_does_not_hide_it(tmp_path):
+    for stem in ("eye 1", "eye 2"):
+        folder = write_series(tmp_path / "normal" / stem)
+        np.save(folder / "export.npy", BYTES)  # some converters write beside what they read
+        sorted(folder.glob("*.dcm"))[0].write_bytes(bytes(128) + b"DICM")
+    with pytest.warns(UserWarning, match=r"eye [12]: export\.npy \(beside a DICOM series\)"):
+        assert names(find_volumes(tmp_path)) == [("normal", "eye 1"), ("normal", "eye 2")]
+    with pytest.raises(ValueError, match="is damaged or truncated"):
+        read_volume(tmp_path / "normal" / "eye 2")
+
+
+def test_a_series_of_two_of_which_one_is_damaged(tmp_path):
+    folder = write_series(tmp_path / "normal" / "eye", WORDS[:2])
+    next(folder.iterdir()).write_bytes(bytes(128) + b"DICM")
+    assert names(find_volumes(tmp_path)) == [("normal", "eye")]
+
+
+def test_reports_beside_cubes_are_no_samples(tmp_path, recwarn):
+    cubes(tmp_path, "a")
+    report = base(WORDS[0], generate_uid(), Modality="SR")
+    report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID = EnhancedSRStorage
+    del report.Rows, report.Columns, report.PixelData
+    report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
+    assert names(find_volumes(tmp_path)) == [(None, "a")] and not recwarn
+
+
+def test_few_headers_tell_a_series(tmp_path, monkeypatch):
+    from camhelpers import dicom
+
+    folder, read, header = write_series(tmp_path), [], dicom._header
+    monkeypatch.setattr(dicom, "_header", lambda path: read.append(path) or header(path))
+    assert is_series(folder) and len(read) == 2

@@ -17,9 +17,9 @@ SHAPE, SPACING = (8, 20, 24), (0.25, 0.02, 0.05)
 CODES = ["RAS", "LPS", "ASR", "PIR", "SLA", "IRP"]
 
 
-def volume(shape=SHAPE, spacing=SPACING, affine=None) -> Volume:
+def volume(shape=SHAPE, spacing=SPACING, affine=None, known=True) -> Volume:
     data = np.random.default_rng(0).random(shape, np.float32)
-    return Volume(data, spacing, "eye", (0.0, 1.0), affine, None, {})
+    return Volume(data, spacing, "eye", (0.0, 1.0), affine, None, {"spacing_known": known})
 
 
 @pytest.fixture
@@ -66,6 +66,18 @@ def test_wide_spacing_is_in_millimetres(tmp_path, heat):
     path = stacks.write_stack(tmp_path / "h.tiff", stacks.heat_pages(heat), SHAPE, (3, 0.5, 0.5))
     with tifffile.TiffFile(path) as file:
         assert file.imagej_metadata["unit"] == "mm" and file.imagej_metadata["spacing"] == 3
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_an_unknown_spacing_is_told_in_pixels(tmp_path, heat, big, monkeypatch):
+    if big:
+        monkeypatch.setattr(stacks, "IMAGEJ_BYTES", 0)
+    path = stacks.write_stack(tmp_path / "h.tiff", stacks.heat_pages(heat), SHAPE, None)
+    with tifffile.TiffFile(path) as file:
+        told, tags = file.shaped_metadata[0] if big else file.imagej_metadata, file.pages[0].tags
+        assert told["unit"] == "pixel" and told.get("spacing", 1) == 1
+        assert tags["XResolution"].value == tags["YResolution"].value == (1, 1)
+    assert read_volume(path).source["spacing_known"] is False
 
 
 def test_what_imagej_cannot_open_is_a_bigtiff(tmp_path, heat, monkeypatch):
@@ -188,6 +200,16 @@ def test_without_a_grid_the_spacing_is_what_is_known(tmp_path, heat):
     assert (sitk.GetArrayFromImage(image) == heat).all()
 
 
+def test_an_unknown_spacing_claims_no_millimetres(tmp_path, heat):
+    path = stacks.write_nifti(tmp_path / "heat.nii.gz", heat, volume(known=False))
+    header = nibabel.load(path).header
+    assert header.get_xyzt_units() == ("unknown", "unknown")
+    assert header["sform_code"] == header["qform_code"] == 0 and header.get_zooms() == (1, 1, 1)
+    image = sitk.ReadImage(str(path))
+    assert image.GetSpacing() == (1, 1, 1) and (sitk.GetArrayFromImage(image) == heat).all()
+    assert read_volume(path).source["spacing_known"] is False
+
+
 def test_the_affine_of_a_scanner_is_kept(tmp_path, heat):
     affine = np.array([[0, 0, 0.25, 7], [0.05, 0, 0, 8], [0, -0.02, 0, 9], [0, 0, 0, 1]])
     found = nibabel.load(stacks.write_nifti(tmp_path / "heat.nii", heat, volume(affine=affine)))
@@ -243,3 +265,18 @@ def test_the_preview_shows_six_slices_in_their_proportions(tmp_path, heat):
 
 def test_a_preview_of_few_slices():
     assert sum(bool(axes.images) for axes in stacks.preview(volume((3, 9, 9)), np.zeros((3, 9, 9))).axes[:6]) == 3
+
+
+def test_a_title_may_hold_dollars(tmp_path, heat):
+    figure = stacks.preview(volume(), heat, title="eye $_$: fluid 98 %")
+    stacks.save_preview(figure, tmp_path / "p.png")  # matplotlib reads what stands between two as a formula, here wrong
+    assert figure.get_suptitle() == "eye $_$: fluid 98 %"
+
+
+@pytest.mark.parametrize(("spacing", "inches"), [((1, 9, 0.01), (6, 16)), ((1, 0.01, 9), (13.5, 3))])
+def test_extreme_proportions_still_give_a_picture(tmp_path, heat, spacing, inches):
+    figure = stacks.preview(volume(spacing=spacing), heat)
+    width, height = figure.get_size_inches()
+    assert 0.9 * inches[0] < width < 1.2 * inches[0] and 0.8 * inches[1] < height < 1.2 * inches[1]
+    assert figure.axes[0].get_aspect() == spacing[1] / spacing[2]  # the slices themselves keep their proportions
+    stacks.save_preview(figure, tmp_path / "p.png")

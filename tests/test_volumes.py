@@ -64,6 +64,13 @@ def test_npy(tmp_path, order):
     assert volume.name == "eye 1" and volume.source["files"] == ["eye 1.npy"] and volume.data.flags.c_contiguous
 
 
+def test_the_checksum_of_an_array_knows_its_shape_and_type():
+    whole = np.zeros((4, 6, 8), np.uint8)
+    others = [whole, whole.reshape(8, 6, 4), whole.view(np.int8), whole.view(np.uint16), whole[:, :, ::-1] + 1]
+    assert len({read_volume(other).source["sha256"] for other in others}) == 5
+    assert read_volume(whole.copy("F")).source["sha256"] == read_volume(whole).source["sha256"]
+
+
 def test_npz_by_being_alone_or_by_name(tmp_path):
     np.savez(tmp_path / "one.npz", anything=BYTES)
     np.savez_compressed(tmp_path / "named.npz", mask=BYTES > 9, volume=BYTES)
@@ -155,6 +162,27 @@ def test_imagej_spacing(tmp_path, unit, factor):
 def test_a_spacing_in_pixels_is_none(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", BYTES, imagej=True, metadata={"axes": "ZYX", "spacing": 3, "unit": "pixel"})
     assert read_volume(tmp_path / "a.tif").source["spacing_known"] is False
+
+
+@pytest.mark.parametrize("unit", [{"unit": "um"}, {}])
+def test_an_imagej_spacing_of_zero_is_refused(tmp_path, unit):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, BYTES, imagej=True, metadata={"axes": "ZYX", "spacing": 0, **unit})
+    with pytest.raises(ValueError, match=r"a\.tif states a spacing of 0; give the right one with spacing="):
+        read_volume(path)
+    assert read_volume(path, spacing=(3, 2, 1)).spacing == (3, 2, 1)
+
+
+@pytest.mark.parametrize("axis", "ZYX")
+def test_an_ome_spacing_of_zero_is_refused_and_a_missing_one_unknown(tmp_path, axis):
+    sizes = {"PhysicalSizeX": 3.0, "PhysicalSizeY": 4.0, "PhysicalSizeZ": 12.0}
+    for name, size in (("zero", {f"PhysicalSize{axis}": 0.0}), ("missing", {f"PhysicalSize{axis}": None})):
+        own = {key: value for key, value in (sizes | size).items() if value is not None}
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", WORDS, metadata={"axes": "ZYX", **own})
+    with pytest.raises(ValueError, match="states a spacing of 0"):
+        read_volume(tmp_path / "zero.ome.tif")
+    volume = read_volume(tmp_path / "missing.ome.tif")
+    assert volume.source["spacing_known"] is False and volume.spacing == (1, 1, 1)
 
 
 def test_ome_spacing(tmp_path):
@@ -536,6 +564,28 @@ def test_folders_without_a_volume_or_with_too_many_kinds(tmp_path):
     put(tmp_path, "stray.npy", "normal/eye.npy")
     with pytest.raises(ValueError, match=r"volumes \(stray\.npy\) beside class folders \(normal\)"):
         find_volumes(tmp_path)
+
+
+def test_a_single_file_of_another_kind_is_refused(tmp_path):
+    put(tmp_path, "notes.txt")
+    with pytest.raises(ValueError, match=r"notes\.txt is no volume that can be read; use \.npy, .* or DICOM\.$"):
+        find_volumes(tmp_path / "notes.txt")
+
+
+def test_volumes_too_deep_are_not_passed_over(tmp_path):
+    put(tmp_path, "normal/a.npy", "fluid/p1/b.npy")
+    with pytest.raises(ValueError, match=r"^fluid/p1/b\.npy lies too deep; use DIR/CLASS/VOLUME\.$"):
+        find_volumes(tmp_path)
+    put(tmp_path, "fluid/c.npy")
+    with pytest.warns(UserWarning, match=r"^Left out: fluid/p1/b\.npy lies too deep"):
+        assert [one.name for one in find_volumes(tmp_path)] == ["c", "a"]
+
+
+def test_our_own_results_are_no_class(tmp_path, recwarn):
+    put(tmp_path, "normal/a.npy", "fluid/b.npy")
+    put(tmp_path, "CAMVis/session_1/x_raw.npy", "results/volumes/CAMVis/session_1/heatmaps/x_raw.npy")
+    assert [(one.label, one.name) for one in find_volumes(tmp_path)] == [("fluid", "b"), ("normal", "a")]
+    assert not recwarn
 
 
 # What it costs
