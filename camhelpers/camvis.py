@@ -21,22 +21,24 @@ import re
 import shutil
 import sys
 import tempfile
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
+import torch
 from torch import nn
 from tqdm import tqdm
 
 from . import anatomy, render, stacks
 from . import methods as cams
-from .explain import Explanation, explain, resolve_target
+from .explain import Explanation, explain, resolve_target, upsample
 from .files import atomic, results_dir, sha256, versions, write_text
 from .gradients import GRADIENTS, PERCENTILE, SAMPLES, SPREAD
 from .models import Card, layer_name, model_hash
@@ -46,7 +48,7 @@ METHODS = ("gradcam", "gradcam++", "layercam", "hybrid", "smoothgrad", "vargrad"
 OUT = "results/volumes"
 Owner = tuple[str | None, str]
 """A sample, by its class's folder, where that is known, and its name."""
-FORMAT = "camhelpers volume 1"
+FORMAT = "camhelpers volume 2"
 """Written into every metadata file, and to change with its fields."""
 SUMMARY = (
     "split", "class", "sample", "prediction", "probability", "status", "files", "bytes", "seconds", "folder", "problem",
@@ -131,10 +133,11 @@ class Outcome(NamedTuple):
 
 
 class Session(NamedTuple):
-    """A session's folder, and what this run did there."""
+    """A session's folder, what this run did there, and why its `summary.csv` is not up to date, should it not be."""
 
     folder: Path
     outcomes: list[Outcome]
+    problem: str = ""
 
 
 # Running --------------------------------------------------------------------------------------------------------------
@@ -172,12 +175,13 @@ def explain_volumes(
     earlier results in the session are replaced.
     """
     chosen = Settings(tuple(methods) if not isinstance(methods, str) else methods, **settings).checked(model)
-    some = samples(source, **{name: getattr(chosen, name) for name in ("spacing", "window", "series")})
+    found = samples(source, **{name: getattr(chosen, name) for name in ("spacing", "window", "series")})
+    some = [_plain(one) for one in found]
     split, weights = safe_name(split), model_hash(model)
     session = chosen.session(weights) if session is None else safe_name(session)
     _check_names(some)
     folder = _writable(out, f"session_{session}")
-    run = _Run(model, weights, chosen, folder, split, _owners(folder, split, some, chosen.methods))
+    run = _Run(model, weights, chosen, folder, split, _owners(folder, split, some))
 
     outcomes, start = [], perf_counter()
     with tqdm(total=len(some) * len(chosen.methods), unit="map", disable=None if progress else True) as bar:
@@ -192,7 +196,10 @@ def explain_volumes(
             if progress and not sys.stderr.isatty():
                 seconds = perf_counter() - start
                 print(f"{done} of {len(some)} volumes, {seconds:.0f} s", file=sys.stderr, flush=True)
-    _summarise(folder, split, some, outcomes)
+    try:
+        _summarise(folder, split, some, outcomes)
+    except OSError as error:  # what was made is there all the same, and is to be told
+        return Session(folder, outcomes, f"summary.csv is not up to date. {_sentence(error)}")
     return Session(folder, outcomes)
 
 
@@ -245,6 +252,19 @@ def _retinas(source: str, reading: dict[str, Any]) -> list[Sample]:
     return [Sample(name, kind, partial(load, seed)) for name, kind, seed in named]
 
 
+def _plain(sample: Sample) -> Sample:
+    """The sample under names that files can bear; one that has no such name fails, as others do, in its turn."""
+    label = None if sample.label is None else _class_folder(sample.label)
+    try:
+        return sample._replace(name=safe_name(sample.name), label=label)
+    except (ValueError, TypeError) as error:
+        return Sample(str(sample.name), label, partial(_refuse, error))
+
+
+def _refuse(error: Exception) -> NoReturn:
+    raise error
+
+
 def _check_names(some: Sequence[Sample]) -> None:
     """Refuse two volumes that would come to one folder: of one name in one class, or before their class is known."""
     labels: dict[str, list[str | None]] = {}
@@ -265,21 +285,20 @@ def _writable(out: str | Path, session: str) -> Path:
         raise OSError(f"Cannot write into {str(out)!r}: {error.strerror}; name another folder with out.") from None
 
 
-def _owners(folder: Path, split: str, some: Sequence[Sample], methods: Sequence[str]) -> dict[str, set[Owner]]:
-    """Which samples, of this run and of earlier ones, have pictures of a name; their classes share one folder."""
-    known = [(None if s.label is None else f"class_{_class_folder(s.label)}", s.name) for s in some]
+def _owners(folder: Path, split: str, some: Sequence[Sample]) -> dict[str, set[Owner]]:
+    """Which samples, of this run and of earlier ones, may have pictures of a name; their classes share one folder."""
+    known = [(None if s.label is None else f"class_{s.label}", s.name) for s in some]
     known += [(path.parent.name, path.name) for path in (folder / "heatmaps" / split).glob("class_*/*")]
     owners: dict[str, set[Owner]] = {}
     for owner in known:
-        for picture in _pictures(owner[1], methods):
-            owners.setdefault(picture, set()).add(owner)
+        for picture in _pictures(owner[1]):
+            owners.setdefault(picture.lower(), set()).add(owner)  # on some disks A is a
     return owners
 
 
-def _pictures(sample: str, methods: Sequence[str]) -> list[str]:
-    stem = sample.lower()  # on some disks A is a
-    further = [f"{stem}_{method}_combined.png" for method in methods[1:]]
-    return [f"{stem}_combined.png", *further, f"{stem}_full_volume_overlay.tiff"]
+def _pictures(sample: str, methods: Sequence[str] = (*cams.METHODS, *GRADIENTS)) -> list[str]:
+    further = [f"{sample}_{method}_combined.png" for method in methods]
+    return [f"{sample}_combined.png", *further, f"{sample}_full_volume_overlay.tiff"]
 
 
 # One sample -----------------------------------------------------------------------------------------------------------
@@ -297,31 +316,30 @@ class _Run:
     owners: dict[str, set[Owner]]
 
     def one(self, sample: Sample, resume: bool, tick: Callable[[], Any]) -> Outcome:
-        """Make or keep everything of one sample."""
-        name = safe_name(sample.name)
-        label = None if sample.label is None else _class_folder(sample.label)
+        """Make or keep everything of one sample, whose names are plain already."""
         volume, mask = sample.load()
-        earlier = list(self._earlier(name, label))
+        data, earlier = _digest(volume, mask), self._earlier(sample)
         if resume:
-            for record in earlier:
-                if self._whole(record, volume):
-                    return Outcome(name, "kept", record)
-        record = self._make(sample, name, volume, mask, earlier, tick)
-        return Outcome(name, "made", record)
+            for record in earlier.values():
+                if record and self._whole(record, volume, data):
+                    return Outcome(sample.name, "kept", record)
+        return Outcome(sample.name, "made", self._make(sample, volume, mask, data, earlier, tick))
 
-    def _earlier(self, name: str, label: str | None) -> Iterator[dict[str, Any]]:
-        """The metadata of earlier runs; the class of a sample without one is known only once it was predicted."""
-        classes = "class_*" if label is None else glob.escape(f"class_{label}")
-        heatmaps = self.folder / "heatmaps" / self.split
-        for path in sorted(heatmaps.glob(f"{classes}/{glob.escape(name)}/*_metadata.json")):
-            if record := _read_record(path):
-                yield record
+    def _earlier(self, sample: Sample) -> dict[Path, dict[str, Any]]:
+        """The sample's folders of earlier runs, each with its metadata, which is empty where one was not finished.
 
-    def _whole(self, record: dict[str, Any], volume: Volume) -> bool:
+        The class of a sample without one is known only once it was predicted.
+        """
+        label = "class_*" if sample.label is None else glob.escape(f"class_{sample.label}")
+        found = (self.folder / "heatmaps" / self.split).glob(f"{label}/{glob.escape(sample.name)}")
+        return {path: _read_record(path / f"{sample.name}_metadata.json") or {} for path in sorted(found)}
+
+    def _whole(self, record: dict[str, Any], volume: Volume, data: str) -> bool:
         same = (
             record["settings"] == json.loads(json.dumps(asdict(self.settings)))
-            and record["model"]["hash"] == self.weights
-            and record["source"]["sha256"] == volume.source["sha256"]
+            and record["model"].get("hash") == self.weights
+            and record["source"].get("sha256") == volume.source.get("sha256")
+            and record["data_sha256"] == data
         )
         files = {self.folder / path: about["bytes"] for path, about in record["files"].items()}
         return same and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
@@ -329,24 +347,29 @@ class _Run:
     def _make(
         self,
         sample: Sample,
-        name: str,
         volume: Volume,
         mask: np.ndarray | None,
-        earlier: list[dict[str, Any]],
+        data: str,
+        earlier: dict[Path, dict[str, Any]],
         tick: Callable[[], Any],
     ) -> dict[str, Any]:
-        start, s = perf_counter(), self.settings
+        start, s, name = perf_counter(), self.settings, sample.name
         _room_for(volume, s.methods, self.folder)
         ex = explain(self.model, volume, layers=s.layer, target=s.target, size=s.size)
         passed = perf_counter() - start
-        label = _class_folder(ex.label if sample.label is None else sample.label)
+        label = _class_folder(ex.label) if sample.label is None else sample.label
         heatmaps, pictures = (self.folder / kind / self.split for kind in ("heatmaps", "visualizations"))
         own = heatmaps / f"class_{label}" / name
-        others = set().union(*(self.owners.get(picture, ()) for picture in _pictures(name, s.methods)))
-        if others - {(f"class_{label}", name), (None, name)}:  # pictures of these names are another sample's
+        # A sample without a class may have been predicted another one before; one that came with its class stays.
+        guessed = [
+            path for path, held in earlier.items() if sample.label is None and held.get("class_from") != "source"
+        ]
+        replaced = {own: earlier.get(own, {})} | {path: earlier[path] for path in guessed}
+        mine = {(None, name), *((path.parent.name, name) for path in replaced)}
+        taken = {picture for picture in _pictures(name) if self.owners.get(picture.lower(), set()) - mine}
+        self._clear(name, replaced, taken)
+        if taken.intersection(_pictures(name, s.methods[1:])):
             pictures = pictures / f"class_{label}" / name
-        metadata = own / f"{name}_metadata.json"
-        self._clear(metadata, [record for record in earlier if record["class"] == label])
         about, files = {}, []
         for method in s.methods:
             about[method], made = self._draw(method, ex, mask, own / f"{name}_{method}", pictures / name)
@@ -367,10 +390,11 @@ class _Run:
             "methods": about,
             "shape": list(volume.data.shape),
             "axes": "ZYX",
-            "spacing_mm": list(volume.spacing),
+            "spacing_mm": _spacing(volume) and list(volume.spacing),
             "affine": volume.affine,
             "window": list(volume.window),
             "source": volume.source,
+            "data_sha256": data,
             "tiff": "ImageJ" if stacks.imagej_opens(volume.data.shape) else "BigTIFF, which ImageJ 1 cannot open",
             "settings": asdict(s),
             "versions": _versions(),
@@ -381,7 +405,7 @@ class _Run:
             },
         }
         text = json.dumps(record, indent=1, ensure_ascii=False, default=lambda held: held.tolist()) + "\n"
-        write_text(metadata, text)
+        write_text(own / f"{name}_metadata.json", text)
         return json.loads(text)
 
     def _draw(
@@ -389,15 +413,12 @@ class _Run:
     ) -> tuple[dict[str, Any], list[Path]]:
         """Write the files of one method, whose names begin with `stem` and `picture`; return what to say of them."""
         s, volume, start = self.settings, ex.volume, perf_counter()
-        heat = ex.heatmap(method, **self._options(method))
-        took = perf_counter() - start
         raw = ex.heatmap(method, **self._options(method), size="native", normalize=False)
-        about = self._about(method, raw, took) | {"attention": _numbers(anatomy.attention(heat, volume.spacing))}
+        heat, rule = _normalised(raw, volume.data.shape, s.percentile if method in GRADIENTS else None)
+        about = self._about(method, raw, rule, perf_counter() - start) | {"attention": _attention(heat, volume)}
         if mask is not None and mask.any():
-            whole = (
-                heat if method not in GRADIENTS else ex.heatmap(method, **{**self._options(method), "percentile": 100})
-            )
-            about["lesion"] = _numbers(anatomy.lesion(whole, mask, volume.spacing))  # clipped heat has no one maximum
+            whole = _normalised(raw, volume.data.shape)[0] if method in GRADIENTS else heat
+            about["lesion"] = _lesion(whole, mask, volume)  # clipped heat has no one maximum
         says = f"{picture.name}: {ex.label} {ex.confidence:.0%} · {render.name(method)}".replace("%", " %")
         says += f" of {_explained(ex)}" if _explained(ex) != ex.label else ""
         says += " (blank)" if about["blank"] else ""
@@ -406,9 +427,7 @@ class _Run:
         names.append(f"{picture}_combined.png" if first else f"{picture}_{method}_combined.png")
         names += [f"{picture}_full_volume_overlay.tiff"] if first else []
         painted, mixed, scalar, own, preview, *copy = files = [Path(name) for name in names]
-        for path in files:
-            _sweep(path)
-        size = {"shape": heat.shape, "spacing": volume.spacing, "description": says}
+        size = {"shape": heat.shape, "spacing": _spacing(volume), "description": says}
         stacks.write_stack(painted, stacks.heat_pages(heat, s.cmap), **size)
         stacks.write_stack(mixed, stacks.overlay_pages(volume.data, heat, s.opacity, s.cmap), **size)
         stacks.write_nifti(scalar, heat, volume)
@@ -426,15 +445,13 @@ class _Run:
             return {"samples": s.samples, "spread": s.spread, "seed": s.seed, "percentile": s.percentile}
         return {"alpha": s.alpha, "seed": s.seed}
 
-    def _about(self, method: str, raw: np.ndarray, seconds: float) -> dict[str, Any]:
+    def _about(self, method: str, raw: np.ndarray, rule: dict[str, Any], seconds: float) -> dict[str, Any]:
         """A method's parameters and what its map was divided by."""
         s = self.settings
         if method in GRADIENTS:
             parameters = {"samples": s.samples, "spread": s.spread, "seed": s.seed}
-            rule = {"rule": "clipped at a percentile of the volume and divided by it", "percentile": s.percentile}
         else:
             parameters = {"layer": s.layer, **({"alpha": s.alpha} if method == "hybrid" else {})}
-            rule = {"rule": "divided by the maximum of the volume"}
         return {
             "name": render.name(method),
             "parameters": parameters,
@@ -444,34 +461,108 @@ class _Run:
             "seconds": round(seconds, 3),
         }
 
-    def _clear(self, metadata: Path, earlier: list[dict[str, Any]]) -> None:
-        """Take away what an earlier run made of this sample, the sign of completion first."""
-        metadata.unlink(missing_ok=True)
-        _sweep(metadata)
-        for record in earlier:
-            for name in record["files"]:
-                path = (self.folder / name).resolve()
+    def _clear(self, name: str, folders: dict[Path, dict[str, Any]], taken: set[str]) -> None:
+        """Take away what earlier runs made of a sample, listed or not, except what bears the name of another's."""
+        for folder in folders:  # the sign of completion first
+            (folder / f"{name}_metadata.json").unlink(missing_ok=True)
+        shared = self.folder / "visualizations" / self.split
+        for path in (shared / picture for picture in _pictures(name) if picture not in taken):
+            _sweep(path)
+            path.unlink(missing_ok=True)
+        for folder, record in folders.items():
+            look = shared / folder.parent.name / name
+            for path in (path for own in (folder, look) if own.is_dir() for path in own.iterdir()):
+                if path.name.startswith((f"{name}_", f".{name}_")) and not path.is_dir():
+                    path.unlink()
+            for path in ((self.folder / listed).resolve() for listed in record.get("files", ())):
                 if path.is_relative_to(self.folder):  # a metadata file may come from elsewhere
                     path.unlink(missing_ok=True)
+            for empty in (folder, folder.parent, look, look.parent):
+                with suppress(OSError):  # most are not
+                    empty.rmdir()
 
 
-def _numbers(found: dict[str, float]) -> dict[str, float | None]:
-    """Numbers for JSON, which has no NaN."""
-    return {name: None if np.isnan(value) else round(value, 6) for name, value in found.items()}
+def _normalised(
+    raw: np.ndarray, shape: tuple[int, ...], percentile: float | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A raw map in 0..1 on the volume's grid, as `Explanation.heatmap` makes it, and what it was divided by.
+
+    A method's own map is cut off at a percentile before it is resized, and divided by its maximum after that.
+    """
+    rule: dict[str, Any] = {"rule": "resized to the volume, then divided by the maximum there"}
+    top = None
+    if percentile is not None:
+        top = np.float32(np.percentile(raw, percentile))
+        top = top if top > 0 else raw.max()
+        says = "clipped at a percentile on the model's grid, resized to the volume, then divided by the maximum there"
+        rule = {"rule": says, "percentile": percentile, "clipped_at": float(top), "clipped_on": "model grid"}
+    heat = upsample(torch.from_numpy(np.clip(raw, 0, top))[None], shape)[0].numpy()
+    divisor = float(heat.max())
+    if divisor > 0:
+        heat /= divisor
+    return heat, {**rule, "divided_by": divisor}
+
+
+def _spacing(volume: Volume) -> tuple[float, float, float] | None:
+    """The spacing where the source states one; a volume without one has 1 mm only to be drawn with."""
+    return volume.spacing if volume.source.get("spacing_known") else None
+
+
+def _attention(heat: np.ndarray, volume: Volume) -> dict[str, float | None]:
+    found = anatomy.attention(heat, volume.spacing)
+    hottest = found.pop("hottest_slice") + 1  # as the previews and ImageJ count
+    return {"hottest_slice_from_1": None if np.isnan(hottest) else int(hottest), **_numbers(found, volume)}
+
+
+def _lesion(heat: np.ndarray, mask: np.ndarray, volume: Volume) -> dict[str, float | None]:
+    found = _numbers(anatomy.lesion(heat, mask, volume.spacing), volume)
+    return found if _spacing(volume) else {**found, "pointing_game": None}  # its tolerance is in millimetres
+
+
+def _numbers(found: dict[str, float], volume: Volume) -> dict[str, float | None]:
+    """Numbers for JSON, which has no NaN; millimetres only where the source says what one is."""
+    known = {name: value for name, value in found.items() if _spacing(volume) or not name.endswith("_mm")}
+    return dict.fromkeys(found) | {name: round(value, 6) for name, value in known.items() if not np.isnan(value)}
+
+
+def _digest(volume: Volume, mask: np.ndarray | None) -> str:
+    """A checksum of all that results depend on: values, shape, spacing, place in space, and the mask."""
+    affine = None if volume.affine is None else np.asarray(volume.affine, float).tolist()
+    sizes = [float(size) for size in volume.spacing]
+    about = [volume.data.shape, sizes, bool(_spacing(volume)), affine, mask is not None]
+    found = hashlib.sha256(json.dumps(about).encode())
+    for array in (volume.data,) if mask is None else (volume.data, mask):
+        found.update(np.ascontiguousarray(array))
+    return found.hexdigest()
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
     """A metadata file, or None where it is none of ours."""
-    with suppress(ValueError, OSError):
+    with suppress(ValueError, OSError, RecursionError):
         record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict) and record.get("format") == FORMAT:
+        if isinstance(record, dict) and record.get("format") == FORMAT and _is_record(record):
             return record
     return None
 
 
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether the fields that are read again are of their kinds; the file may have been edited."""
+    kinds = {
+        str: ("split", "class", "class_from", "sample", "prediction", "data_sha256"),
+        int | float: ("probability", "seconds"),
+        dict: ("settings", "model", "source", "files"),
+    }
+    right = all(isinstance(record.get(name), kind) for kind, names in kinds.items() for name in names)
+    return right and all(isinstance(f, dict) and isinstance(f.get("bytes"), int) for f in record["files"].values())
+
+
 def _class_folder(label: str) -> str:
-    """A class's name as part of a folder's: a card may hold any text."""
-    return safe_name(re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", label).replace("..", "_"))
+    """A class's name as part of a folder's: a card may hold any text, so what `safe_name` refuses becomes `_`."""
+    refused = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    letters = unicodedata.normalize("NFC", label).replace("..", "_")
+    plain = "".join("_" if c in '/\\:*?"<>|' or unicodedata.category(c) in refused else c for c in letters)
+    cut = plain.strip().encode()[:100].decode(errors="ignore")  # bytes; safe_name allows a few more
+    return safe_name(re.sub(r"[\s.]+$", "", cut) or "_")
 
 
 def _explained(ex: Explanation) -> str:
@@ -530,21 +621,41 @@ def _sentence(error: Exception) -> str:
 
 
 def _summarise(folder: Path, split: str, some: Sequence[Sample], outcomes: Sequence[Outcome]) -> None:
-    """One row for each sample of the session, of this run and of earlier ones."""
-    rows = []
-    for path in sorted(folder.glob("heatmaps/*/class_*/*/*_metadata.json")):
-        if r := _read_record(path):
-            row = {key: r[key] for key in ("split", "class", "sample", "prediction", "probability", "seconds")}
+    """One row for each sample of the session, of this run and of earlier ones: what came of it last."""
+    path = folder / "summary.csv"
+    failed, before = _failures(path)
+    done = {(split, sample.label or "", sample.name): outcome for sample, outcome in zip(some, outcomes, strict=True)}
+    failed = {key: row for key, row in failed.items() if key not in done}
+    for key, outcome in done.items():
+        if outcome.status == "failed":
+            failed[key] = {"status": "failed", "problem": outcome.problem}
+    rows = {}
+    for metadata in sorted(folder.glob("heatmaps/*/class_*/*/*_metadata.json")):
+        if r := _read_record(metadata):
+            key = (r["split"], r["class"] if r["class_from"] == "source" else "", r["sample"])
+            if key not in done and metadata.stat().st_mtime_ns > before:  # of a run that came to no summary
+                failed.pop(key, None)
+            row = {key: r[key] for key in ("class", "prediction", "probability", "seconds")}
             size = sum(about["bytes"] for about in r["files"].values())
-            where = path.parent.relative_to(folder).as_posix()
-            rows.append({**row, "status": "complete", "files": len(r["files"]), "bytes": size, "folder": where})
-    for sample, (_, status, _, problem) in zip(some, outcomes, strict=True):
-        if status == "failed":
-            row = {"split": split, "class": sample.label, "sample": sample.name, "status": status, "problem": problem}
-            rows.append(row)
+            where = metadata.parent.relative_to(folder).as_posix()
+            rows[key] = {**row, "status": "complete", "files": len(r["files"]), "bytes": size, "folder": where}
     held = io.StringIO()
     table = csv.DictWriter(held, SUMMARY, lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
-    _sweep(folder / "summary.csv")
-    write_text(folder / "summary.csv", held.getvalue())
+    for key, row in (rows | failed).items():
+        table.writerow({**dict(zip(("split", "class", "sample"), key, strict=True)), **row})
+    _sweep(path)
+    write_text(path, held.getvalue())
+
+
+def _failures(path: Path) -> tuple[dict[tuple[str, str, str], dict[str, Any]], int]:
+    """The failed samples of an earlier summary, and when it was written (in nanoseconds)."""
+    found = {}
+    with suppress(OSError, ValueError, csv.Error):
+        before = path.stat().st_mtime_ns
+        for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))):
+            if row.get("status") == "failed":
+                key = tuple(row.get(name) or "" for name in ("split", "class", "sample"))
+                found[key] = {"status": "failed", "problem": row.get("problem") or ""}
+        return found, before
+    return {}, 0

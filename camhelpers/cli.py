@@ -229,7 +229,9 @@ def volume(options: argparse.Namespace) -> int:
     counts = [sum(status == kind for _, status, _, _ in found.outcomes) for kind in ("made", "kept", "failed")]
     print("\n{} made, {} kept, {} failed".format(*counts))
     print(f"Written: {Path(options.out, 'CAMVis', found.folder.name)}")
-    return int(counts[-1] > 0)
+    if found.problem:
+        print(found.problem, file=sys.stderr)
+    return int(counts[-1] > 0 or bool(found.problem))
 
 
 def train(options: argparse.Namespace) -> None:

@@ -10,19 +10,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from camhelpers import camvis, cli, explain, render, stacks
 from camhelpers.camvis import Sample, Settings, explain_volume, explain_volumes
+from camhelpers.datasets import retinas
+from camhelpers.explain import upsample
 from camhelpers.files import ROOT, write_text
 from camhelpers.models import Card, load_model, save_model
 from camhelpers.nets import SmallResNet
-from camhelpers.volumes import read_volume
+from camhelpers.volumes import read_volume, safe_name
 
 SHAPE = (10, 12, 14)
 CLASSES = ("normal", "drusen", "fluid")
@@ -99,7 +103,7 @@ def layout(split: str, label: str, sample: str, methods: list[str]) -> list[str]
 
 def command(*arguments, **options):
     call = [sys.executable, "-m", "camhelpers", "volume", *map(str, arguments)]
-    return subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=100, **options)
+    return subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
 
 
 # the command ----------------------------------------------------------------------------------------------------------
@@ -189,11 +193,22 @@ def test_an_output_that_is_no_folder(tmp_path, tree, checkpoint, capsys):
     )
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_output_that_is_not_writable(tmp_path, tree, net):
-    (tmp_path / "out").mkdir(mode=0o555)
+def test_an_output_that_is_not_writable(tmp_path, tree, net, monkeypatch):
+    def refuse(*given, **options):  # root may write anywhere
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(camvis.tempfile, "TemporaryFile", refuse)
     with pytest.raises(OSError, match=r"Cannot write into .*Permission denied"):
         explain_volumes(net, tree, ["gradcam"], tmp_path / "out")
+
+
+def test_a_file_that_is_no_volume(tmp_path, checkpoint, capsys):
+    (tmp_path / "notes.txt").write_text("no volume")
+    given = ["--model", checkpoint, "--volume", tmp_path / "notes.txt", "--out", tmp_path / "out"]
+    assert cli.main(["volume", *map(str, given)]) == 2
+    error = capsys.readouterr().err
+    assert "notes.txt is no volume that can be read" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_retinas_are_drawn(tmp_path, checkpoint, capsys):
@@ -241,6 +256,125 @@ def test_files_hold_what_the_explanation_says(tmp_path, net):
     for name in ("eye_combined.png", "eye_smoothgrad_combined.png"):
         with Image.open(look / name) as image:
             image.load()
+
+
+@pytest.mark.parametrize("size", ["model", "native"])
+def test_the_metadata_says_what_a_map_was_divided_by(tmp_path, net, quick, size):
+    record = explain_volume(net, cube(5), ["gradcam", "vargrad"], tmp_path, samples=3, percentile=90, size=size)
+    ex = explain(net, cube(5), size=size)
+    for method, options in (("gradcam", {}), ("vargrad", {"samples": 3, "percentile": 90})):
+        rule, heat = record["methods"][method]["normalisation"], ex.heatmap(method, **options)
+        raw = np.load(next(tmp_path.rglob(f"*_{method}_raw.npy")))
+        resized = upsample(torch.from_numpy(np.minimum(raw, rule.get("clipped_at", np.inf)))[None].float(), SHAPE)[0]
+        np.testing.assert_allclose(
+            heat * rule["divided_by"], resized.numpy(), rtol=1e-5, atol=1e-6 * rule["divided_by"]
+        )
+        assert ("clipped_at" in rule) == (method == "vargrad")
+        if method == "vargrad":
+            assert rule["clipped_at"] == pytest.approx(np.percentile(raw, 90)) and rule["clipped_on"] == "model grid"
+
+
+def test_millimetres_are_given_where_the_source_knows_them(tmp_path, net, quick):
+    mask = cube(0) > 0.9
+
+    def lengths(said: dict) -> list:
+        values = [said["spacing_mm"]]
+        for about in said["methods"].values():
+            values += [v for part in ("attention", "lesion") for k, v in about[part].items() if k.endswith("_mm")]
+        return values
+
+    for spacing, unit in (None, "pixel"), ((0.5, 0.2, 0.3), "mm"):
+        volume = read_volume(cube(0), spacing=spacing)
+        record = explain_volume(net, Sample("eye", "fluid", lambda v=volume: (v, mask)), ["gradcam"], tmp_path / unit)
+        assert len(lengths(record)) == 5 and all((value is not None) == (unit == "mm") for value in lengths(record))
+        assert (record["methods"]["gradcam"]["lesion"]["pointing_game"] is not None) == (unit == "mm")
+        for path in (tmp_path / unit).rglob("*.tiff"):
+            with tifffile.TiffFile(path) as file:
+                assert file.imagej_metadata["unit"] == unit
+        (path,) = (tmp_path / unit).rglob("*.nii.gz")
+        assert nibabel.load(path).header.get_xyzt_units()[0] == ("unknown" if unit == "pixel" else "mm")
+
+
+def test_the_hottest_slice_counts_from_1(tmp_path, net, quick):
+    record = explain_volume(net, cube(0), ["gradcam"], tmp_path)
+    heat = explain(net, cube(0)).heatmap("gradcam")
+    found = record["methods"]["gradcam"]["attention"]["hottest_slice_from_1"]
+    assert isinstance(found, int) and found == heat.sum((1, 2)).argmax() + 1
+
+
+def test_the_model_is_left_as_it_was(tmp_path, checkpoint, quick):
+    net = load_model(checkpoint).train()
+    net.layer1.eval()
+    next(net.parameters()).requires_grad_(False)
+    for p in net.parameters():
+        p.grad = torch.ones_like(p)
+
+    def state():
+        modules = [
+            (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for m in net.modules()
+        ]
+        numbers = [(p.requires_grad, p.grad.tolist(), p._backward_hooks) for p in net.parameters()]
+        return modules, numbers, {name: value.tolist() for name, value in net.state_dict().items()}
+
+    before = state()
+    np.save(tmp_path / "eye.npy", cube(0))
+    bad = [Sample("bad", None, lambda: (replace(read_volume(cube(1)), data=cube(1)[:, :, :0]), None))]
+    found = explain_volumes(net, [tmp_path / "eye.npy", *bad], ["hybrid", "vargrad"], tmp_path / "out", samples=2)
+    assert statuses(found) == ["made", "failed"] and state() == before
+
+
+def test_a_failure_within_a_method_leaves_the_model_as_it_was(tmp_path, checkpoint, monkeypatch):
+    net, calls = load_model(checkpoint), []
+
+    def stop(module, given):
+        calls.append(module)
+        if len(calls) == 3:  # among the noisy copies
+            raise RuntimeError("Out of memory.")
+
+    handle = net.layer2.register_forward_pre_hook(stop)
+    found = explain_volumes(net, cube(0), ["smoothgrad"], tmp_path, samples=4)
+    handle.remove()
+    assert statuses(found) == ["failed"] and len(calls) == 3 and found.outcomes[0].problem == "Out of memory."
+    assert not net.training and all(p.requires_grad and p.grad is None for p in net.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules())
+
+
+@pytest.mark.slow
+def test_a_full_cube_through_the_command_is_read_by_others(tmp_path):
+    methods = list(camvis.METHODS)
+    given = ["--volume", "retinas:test:1:full", "--methods", *methods, "--samples", "2", "--split", "test"]
+    result = command(*given, "--size", "native", "--out", tmp_path, "--session", "full")
+    assert result.returncode == 0, result.stderr
+    session, name, shape = tmp_path / "CAMVis/session_full", "normal_180000", (192, 256, 256)
+    assert files(session) == sorted(["summary.csv", *layout("test", "normal", name, methods)])
+    (record,) = whole(session)
+    assert record["shape"] == list(shape) and list(record["methods"]) == methods
+    eye = retinas.draw(180000, shape=shape)
+    folder, look = session / f"heatmaps/test/class_normal/{name}", session / "visualizations/test"
+    for method in methods:
+        image = sitk.ReadImage(str(folder / f"{name}_{method}_heatmap.nii.gz"))
+        heat = sitk.GetArrayFromImage(image)
+        assert heat.shape == shape and heat.dtype == np.float32 and heat.min() >= 0 and heat.max() == 1
+        assert image.GetSpacing() == pytest.approx(eye.spacing[::-1], rel=1e-6)
+        overlays = [folder / f"{name}_{method}_overlay.tiff"]
+        overlays += [look / f"{name}_full_volume_overlay.tiff"] if method == methods[0] else []
+        read, pages = cv2.imreadmulti(str(folder / f"{name}_{method}_heatmap.tiff"), flags=cv2.IMREAD_COLOR)
+        assert read and len(pages) == 192
+        assert all((page[..., ::-1] == render.colour(part)).all() for page, part in zip(pages, heat, strict=True))
+        for path in overlays:
+            with Image.open(path) as file:
+                assert file.n_frames == 192 and file.size == (256, 256)
+                for k, page in enumerate(ImageSequence.Iterator(file)):
+                    grey = np.repeat(eye.volume[k, ..., None], 3, axis=-1)
+                    assert (np.asarray(page) == render.overlay(grey, heat[k])).all()
+        raw = np.load(folder / f"{name}_{method}_raw.npy")
+        assert list(raw.shape) == record["methods"][method]["raw"]["shape"] and np.isfinite(raw).all()
+    for path in look.glob("*.png"):
+        with Image.open(path) as image:
+            assert np.ptp(np.asarray(image.convert("L"))) > 200 and image.info["dpi"] == pytest.approx(
+                (150, 150), abs=1
+            )
 
 
 def test_the_metadata_comes_last(tmp_path, net, quick, monkeypatch):
@@ -312,6 +446,46 @@ def test_class_names_of_a_card_may_hold_anything(tmp_path, net):
     assert len(whole(next((tmp_path / "CAMVis").iterdir()))) == 1
 
 
+@pytest.mark.parametrize(
+    "label", ["a\u200db", "a\x85b", "ä" * 200, ".", "..", "", " ", "a.", "a . .", "...", "\ud800", "con"]
+)
+def test_any_text_of_a_card_becomes_a_class_folder(label):
+    found = camvis._class_folder(label)
+    assert found == safe_name(found) and len(found.encode()) <= 120
+
+
+def test_a_name_with_dollars(tmp_path, net):
+    record = explain_volume(
+        net, Sample("cost $_$ 5", None, lambda: (read_volume(cube(0)), None)), ["gradcam"], tmp_path
+    )
+    assert record["sample"] == "cost $_$ 5"
+
+
+def test_names_that_become_one_are_refused(tmp_path, net):
+    volume = read_volume(cube(0))
+    for one, other in (
+        (("a:b", "fluid"), ("a?b", "fluid")),
+        (("eye", "a:b"), ("eye", "a?b")),
+        (("a:b", None), ("A_b", "x")),
+    ):
+        pair = [Sample(*names, lambda: (volume, None)) for names in (one, other)]
+        with pytest.raises(ValueError, match="Two volumes are called"):
+            explain_volumes(net, pair, ["gradcam"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_are_made_plain_once(tmp_path, net, quick):
+    some = [Sample(name, "x:y", lambda: (read_volume(cube(0)), None)) for name in ("a:b", ".hidden", "../c", "d")]
+    options = {"methods": ["gradcam"], "out": tmp_path, "session": "s"}
+    found = explain_volumes(net, some, **options)
+    assert statuses(found) == ["made", "made", "failed", "made"]
+    assert [record["sample"] for record in whole(found.folder)] == ["_.hidden", "a_b", "d"]
+    assert not list(found.folder.glob("visualizations/val/class_*"))  # no sample takes itself for another
+    assert statuses(explain_volumes(net, some, resume=True, **options)) == ["kept", "kept", "failed", "kept"]
+    rows = [(row["class"], row["sample"], row["status"]) for row in summary(found.folder)]
+    assert rows == [("x_y", name, "complete") for name in ("_.hidden", "a_b", "d")] + [("x_y", "../c", "failed")]
+
+
 def test_equal_names_do_not_meet(tmp_path, net, tree, quick):
     np.save(tree / "fluid/eye 2.npy", cube(8))  # as one of drusen is called
     np.save(tree / "fluid/eye 7_layercam.npy", cube(9))  # as a picture of eye 7 begins
@@ -373,6 +547,130 @@ def test_resuming_redoes_what_is_missing_changed_or_of_other_settings(tmp_path, 
     assert statuses(found) == ["made"] * 3
 
 
+def test_resuming_sees_that_the_data_differ(tmp_path, net, quick):
+    own, mask = read_volume(cube(0)), cube(0) > 0.9
+    bare = replace(own, source={}, name="volume")
+    reshaped = replace(own, data=np.ascontiguousarray(own.data.reshape(SHAPE[::-1])))
+    cases = [own, read_volume(cube(0), window=(0.2, 0.8)), replace(own, data=1 - own.data), reshaped, bare]
+    cases += [replace(own, spacing=(2.0, 1.0, 1.0)), read_volume(cube(0), spacing=(1, 1, 1))]
+    cases += [replace(own, affine=np.diag([1.0, 2, 3, 1])), (own, mask), (own, np.roll(mask, 1))]
+    for case in cases:
+        pair = case if isinstance(case, tuple) else (case, None)
+        sample = Sample("eye", "fluid", lambda pair=pair: pair)
+        for status in ("made", "kept"):
+            found = explain_volumes(net, sample, ["gradcam"], tmp_path, session="s", resume=True)
+            assert statuses(found) == [status]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"files": []}, {"files": {"a": 1}}, {"files": {"a": {"bytes": "1"}}}, {"settings": None}, {"model": "x"},
+     {"source": []}, {"class": 1}, {"probability": "1"}, {"data_sha256": None}, {"split": []}],
+)  # fmt: skip
+def test_metadata_with_a_wrong_field_is_made_anew(tmp_path, net, quick, wrong):
+    options = {"methods": ["gradcam"], "out": tmp_path, "session": "s", "resume": True}
+    record = explain_volume(net, cube(0), **options)
+    path = next(tmp_path.rglob("*_metadata.json"))
+    for text in (json.dumps(record | wrong), json.dumps([record]), "[" * 100_000):
+        path.write_text(text)
+        found = explain_volumes(net, cube(0), **options)
+        assert statuses(found) == ["made"] and len(files(found.folder)) == 8
+
+
+def test_a_sample_without_a_class_has_one_result(tmp_path, net, quick):
+    options = {"methods": ["gradcam", "layercam"], "out": tmp_path, "session": "s"}
+    nets = [fresh(), fresh()]
+    for own, favourite in zip(nets, (0, 2), strict=True):
+        with torch.no_grad():
+            own.fc.bias[favourite] = 50.0  # each finds one class everywhere
+    known = Sample("volume", "drusen", lambda: (read_volume(cube(0)), None))
+    for own, label in zip([*nets, nets[0]], ("normal", "fluid", "normal"), strict=True):
+        record = explain_volume(own, cube(0), **options)
+        folder = tmp_path / "CAMVis/session_s"
+        assert [record] == whole(folder) and record["class"] == label
+        assert [path.parent.name for path in folder.glob("heatmaps/val/*/*")] == [f"class_{label}"]
+        expected = [*layout("val", label, "volume", options["methods"]), "summary.csv"]
+        assert files(folder) == sorted(expected)  # pictures too are where they belong
+        assert [row["class"] for row in summary(folder)] == [label]
+    explain_volume(nets[0], known, **options)
+    explain_volume(nets[1], cube(0), **options)
+    assert {row["class"] for row in summary(folder)} == {"drusen", "fluid"}  # one that came with its class stays
+    assert len(files(folder)) == 2 * (2 * 4 + 1 + 3) + 1
+
+
+def test_what_no_metadata_lists_is_removed_too(tmp_path, net, tree, quick):
+    np.save(tree / "drusen/eye 2_layercam.npy", cube(9))  # whose picture is called as one of eye 2 would be
+    options = {"methods": ["gradcam", "layercam"], "out": tmp_path / "out", "session": "s"}
+    folder = explain_volumes(net, tree, **options).folder
+    for path in folder.rglob("*_metadata.json"):  # as a kill or a full disk would have it
+        path.unlink()
+    (folder / "heatmaps/val/class_drusen/eye 10/.eye 10_gradcam_raw-01234567.npy").touch()
+    assert statuses(explain_volumes(net, tree, **{**options, "methods": ["gradcam"]})) == ["made"] * 4
+    listed = [name for record in whole(folder) for name in record["files"]]
+    assert len(listed) == len(set(listed)) == 4 * 6 and len(files(folder)) == len(listed) + 4 + 1
+
+
+def summary(folder: Path) -> list[dict]:
+    return list(csv.DictReader((folder / "summary.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def test_the_summary_has_one_row_for_each_sample(tmp_path, net, tree, quick):
+    options = {"methods": ["gradcam"], "out": tmp_path / "out", "session": "s", "resume": True}
+    path = tree / "fluid/eye 7.npy"
+    whole_file = path.read_bytes()
+    folder = explain_volumes(net, tree, **options).folder
+    path.write_bytes(whole_file[:-50])
+
+    def states():
+        rows = summary(folder)
+        assert len(rows) == len({row["sample"] for row in rows})
+        return {row["sample"]: row["status"] for row in rows}
+
+    explain_volumes(net, tree, **options)
+    broken = {"eye 2": "complete", "eye 10": "complete", "eye 7": "failed"}
+    assert states() == broken
+    explain_volumes(net, cube(0), **options)  # another one: what failed before is still told
+    assert states() == broken | {"volume": "complete"}
+    assert next(row for row in summary(folder) if row["sample"] == "eye 7")["problem"]
+    np.save(tmp_path / "volume.npy", np.full(SHAPE, np.nan))  # the same, without a class
+    explain_volumes(net, tmp_path / "volume.npy", **options)
+    assert states() == broken | {"volume": "failed"}
+    path.write_bytes(whole_file)
+    explain_volumes(net, tree, **options)
+    assert states() == {**broken, "eye 7": "complete", "volume": "failed"}
+    (folder / "summary.csv").write_bytes(b"\xff\x00")  # no summary of ours
+    explain_volumes(net, tree, **options)
+    assert set(states().values()) == {"complete"}
+
+
+def test_a_run_without_a_summary_is_told_of_by_the_next(tmp_path, net, tree, quick, monkeypatch):
+    options = {"methods": ["gradcam"], "out": tmp_path / "out", "session": "s"}
+    path = tree / "fluid/eye 7.npy"
+    whole_file = path.read_bytes()
+    path.write_bytes(whole_file[:-50])
+    folder = explain_volumes(net, tree, **options).folder
+    path.write_bytes(whole_file)
+    with monkeypatch.context() as patch:
+        patch.setattr(camvis, "_summarise", lambda *given: None)  # killed before
+        explain_volumes(net, tree, **options)
+    explain_volumes(net, cube(0), **options)
+    assert {row["status"] for row in summary(folder)} == {"complete"}
+
+
+def test_a_summary_that_cannot_be_written(tmp_path, checkpoint, tree, quick, monkeypatch, capsys):
+    def full(path, text):
+        if path.name == "summary.csv":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_text(path, text)
+
+    monkeypatch.setattr(camvis, "write_text", full)
+    given = ["--model", checkpoint, "--volume", tree, "--out", tmp_path / "out", "--methods", "gradcam"]
+    assert cli.main(["volume", *map(str, given)]) == 1
+    said = capsys.readouterr()
+    assert "eye 7: " in said.out and "3 made, 0 kept, 0 failed" in said.out and "Written: " in said.out
+    assert said.err.splitlines()[-1].startswith("summary.csv is not up to date. Writing stopped: No space left")
+
+
 def test_the_session_follows_from_weights_and_settings(net):
     some = Settings(("gradcam",)).checked(net)
     assert some.session("a") == Settings(("gradcam",), layer="layer4").checked(net).session("a")
@@ -397,6 +695,8 @@ def test_metadata_from_elsewhere_deletes_nothing_outside(tmp_path, net, quick):
 KILLED = """
 import contextlib, json, os, random, signal, sys, time
 from pathlib import Path
+import numpy as np
+from PIL import Image
 import torch
 torch.set_num_threads(1)
 import matplotlib.figure, matplotlib.backends.backend_agg, tifffile, nibabel, imagecodecs
@@ -440,6 +740,11 @@ for _ in range(6):
             assert tifffile.imread(path).ndim == 4
         elif path.suffix == ".gz":
             nibabel.load(path).get_fdata()
+        elif path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+        elif path.suffix == ".npy":
+            np.load(path)
         elif path.suffix == ".json":
             record = json.loads(path.read_text())
             for name, about in record["files"].items():
