@@ -73,6 +73,7 @@ class Settings:
     spacing: tuple[float, float, float] | None = None
     window: tuple[float, float] | None = None
     series: str | int | None = None
+    orientation: str | None = None
 
     def checked(self, model: nn.Module) -> "Settings":
         """The same settings with the layer's full name and the class's number, or one sentence about what is wrong."""
@@ -104,11 +105,14 @@ class Settings:
             if not good:
                 raise ValueError(f"{name} is {getattr(self, name)}; {right}.")
         render.table(self.cmap)
-        read_volume(np.zeros((2, 2, 2), np.uint8), spacing=self.spacing, window=self.window)
+        turned = {"orientation": self.orientation or card.orientation}
+        read_volume(np.zeros((2, 2, 2), np.uint8), spacing=self.spacing, window=self.window, **turned)
         target = resolve_target(self.target, card.classes)
         if isinstance(target, int) and card.classes and not 0 <= target < len(card.classes):
             raise ValueError(f"The model has no class {target}; its classes are 0 to {len(card.classes) - 1}.")
-        return replace(self, layer=layer_name(model, self.layer), target=target)
+        return replace(
+            self, layer=layer_name(model, self.layer), target=target, orientation=self.orientation or card.orientation
+        )
 
     def session(self, weights: str) -> str:
         """A name that changes when a setting or a weight does, and with nothing else."""
@@ -175,7 +179,7 @@ def explain_volumes(
     earlier results in the session are replaced.
     """
     chosen = Settings(tuple(methods) if not isinstance(methods, str) else methods, **settings).checked(model)
-    found = samples(source, **{name: getattr(chosen, name) for name in ("spacing", "window", "series")})
+    found = samples(source, **{name: getattr(chosen, name) for name in ("spacing", "window", "series", "orientation")})
     some = [_plain(one) for one in found]
     split, weights = safe_name(split), model_hash(model)
     session = chosen.session(weights) if session is None else safe_name(session)
@@ -207,8 +211,8 @@ def samples(source: Any, **reading: Any) -> list[Sample]:
     """List the volumes of a file, an array, a `Volume`, a folder, a tree of class folders, `"retinas:test:3"`, a list.
 
     `retinas:SPLIT:COUNT` draws eyes of the procedural set, `retinas:SPLIT:COUNT:full` at 192x256x256. `reading`:
-    `spacing`, `window` and `series`, as `read_volume` takes them. Files are not read yet, so that a damaged one is an
-    error of that one alone.
+    `spacing`, `window`, `series` and `orientation`, as `read_volume` takes them. Files are not read yet, so that a
+    damaged one is an error of that one alone.
 
     >>> [sample.name for sample in samples("retinas:test:2")]
     ['normal_180000', 'drusen_180001']
@@ -323,7 +327,9 @@ class _Run:
             for record in earlier.values():
                 if record and self._whole(record, volume, data):
                     return Outcome(sample.name, "kept", record)
-        return Outcome(sample.name, "made", self._make(sample, volume, mask, data, earlier, tick))
+        others = [r for r in earlier.values() if r and r["source"].get("sha256") != volume.source.get("sha256")]
+        told = "in place of the results of another file of this name" if others else ""
+        return Outcome(sample.name, "made", self._make(sample, volume, mask, data, earlier, tick), told)
 
     def _earlier(self, sample: Sample) -> dict[Path, dict[str, Any]]:
         """The sample's folders of earlier runs, each with its metadata, which is empty where one was not finished.

@@ -86,7 +86,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--volume", required=True, metavar="FILE|DIR|SET", help="a volume, class folders of volumes, or retinas:test:3"
     )
-    sub.add_argument("--methods", nargs="+", metavar="METHOD", help="default: the four CAMs, smoothgrad and vargrad")
+    sub.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="METHOD",
+        help="gradcam, gradcam++, layercam, hybrid, smoothgrad, vargrad (the default: all six), xgradcam, ...",
+    )
     sub.add_argument("--split", default="val", metavar="NAME", help="a folder of the layout; %(default)s")
     sub.add_argument("--session", metavar="ID", help="default: follows from weights and options")
     sub.add_argument("--resume", action="store_true", help="skip volumes whose results are whole and still right")
@@ -102,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--cmap", metavar="NAME", help="the colour map; jet")
     sub.add_argument("--spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="in mm; default: the file's")
     sub.add_argument("--window", nargs=2, type=float, metavar=("LOW", "HIGH"), help="the values shown black and white")
+    sub.add_argument("--orientation", metavar="LPS|RAS|stored", help="how a NIfTI is turned; default: the model's")
     sub.add_argument("--series", metavar="S", help="which DICOM series of a folder: a number from 1, or a UID")
     sub.add_argument(
         "--out", default="results/volumes", metavar="DIR", help="counted from the project's folder; %(default)s"
@@ -209,7 +215,7 @@ def volume(options: argparse.Namespace) -> int:
 
     source = options.volume if options.volume.startswith("retinas:") else Path(options.volume).absolute()
     names = ("methods", "split", "session", "resume", "alpha", "layer", "target", "samples", "spread", "percentile")
-    names += ("seed", "size", "opacity", "cmap", "spacing", "window", "series")
+    names += ("seed", "size", "opacity", "cmap", "spacing", "window", "series", "orientation")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     given |= {name: tuple(given[name]) for name in ("spacing", "window") if name in given}
     given |= {name: int(given[name]) for name in ("target", "series") if given.get(name, "").isdecimal()}
@@ -225,10 +231,16 @@ def volume(options: argparse.Namespace) -> int:
         if status == "failed":
             print(f"{name} failed: {problem}", file=sys.stderr)
         else:
-            print(f"{name}: {record['prediction']} {record['probability']:.1%}, {status}".replace("%", " %"))
+            blank = ", ".join(method for method, about in record["methods"].items() if about["blank"])
+            line = f"{name}: {record['prediction']} {record['probability']:.1%}, {status}".replace("%", " %")
+            print(
+                line
+                + (f"; nothing speaks for the class in {blank}" if blank else "")
+                + (f"; {problem}" if problem else "")
+            )
     counts = [sum(status == kind for _, status, _, _ in found.outcomes) for kind in ("made", "kept", "failed")]
     print("\n{} made, {} kept, {} failed".format(*counts))
-    print(f"Written: {Path(options.out, 'CAMVis', found.folder.name)}")
+    print(f"Written: {found.folder}")
     if found.problem:
         print(found.problem, file=sys.stderr)
     return int(counts[-1] > 0 or bool(found.problem))

@@ -404,7 +404,7 @@ def _prepare_volumes(
 
     if len(inputs) == 0:
         raise ValueError("There is no volume to explain; give at least one.")
-    volumes = [read_volume(source) for source in inputs]
+    volumes = [read_volume(source, orientation=card.orientation) for source in inputs]
     shapes = {volume.data.shape for volume in volumes}
     if size == "native" and len(shapes) > 1:
         raise ValueError("The volumes differ in size; explain them one by one, or at the model's size.")

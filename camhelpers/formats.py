@@ -32,20 +32,29 @@ class Grid:
     qform: np.ndarray | None
     """The qform's affine, where the file has one that differs from `affine`."""
     units: tuple[str, str]
+    orientation: str = "LPS"
+    """The directions that x, y and z of our volume run to, or "stored" for those of the file."""
 
     @property
     def order(self) -> np.ndarray:
-        """For each source axis the canonical axis it lies along and the direction, as nibabel writes orientations."""
+        """For each source axis the patient's axis it lies along and the direction, as nibabel writes orientations."""
         from nibabel.orientations import io_orientation
 
-        oriented = self.sform_code > 0 or self.qform_code > 0
-        return io_orientation(self.affine if oriented else np.eye(4))  # without a code the file states no orientation
+        return io_orientation(self.affine)
+
+    @property
+    def ours(self) -> np.ndarray:
+        """The same for our volume; as stored where the file states no orientation: no code, or the bare identity."""
+        from nibabel.orientations import axcodes2ornt
+
+        stated = (self.sform_code > 0 or self.qform_code > 0) and not np.array_equal(self.affine, np.eye(4))
+        return axcodes2ornt(self.orientation) if stated and self.orientation != "stored" else self.order
 
     def restore(self, heat_zyx: np.ndarray) -> np.ndarray:
-        """A map in our `(Z, Y, X)` RAS order as the source's `(i, j, k)` array."""
-        from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
+        """A map in our `(Z, Y, X)` order as the source's `(i, j, k)` array."""
+        from nibabel.orientations import apply_orientation, ornt_transform
 
-        back = apply_orientation(np.transpose(heat_zyx), ornt_transform(axcodes2ornt("RAS"), self.order))
+        back = apply_orientation(np.transpose(heat_zyx), ornt_transform(self.ours, self.order))
         if back.shape != self.shape:
             raise ValueError(f"The map is {back.shape} on the source's grid, which is {self.shape}; resample it first.")
         return back
@@ -212,10 +221,12 @@ def _millimetres(unit: str) -> float:
     return _MILLIMETRES.get(unit, np.nan)
 
 
-def read_nifti(path: Path) -> tuple[np.ndarray, Spacing | None, np.ndarray | None, Grid, dict[str, Any]]:
-    """A NIfTI in RAS order as `(Z, Y, X)`: its values after scl_slope, spacing and affine in mm, and its own grid."""
+def read_nifti(
+    path: Path, orientation: str = "LPS"
+) -> tuple[np.ndarray, Spacing | None, np.ndarray | None, Grid, dict[str, Any]]:
+    """A NIfTI in that order as `(Z, Y, X)`: its values after scl_slope, spacing and affine in mm, and its own grid."""
     import nibabel
-    from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
+    from nibabel.orientations import apply_orientation, ornt_transform
 
     name = str(path)
     with decoding(name):
@@ -228,15 +239,15 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Spacing | None, np.ndarray | Non
         raise ValueError(f"{name} has the shape {shape}, not a volume's; a volume has 3 axes of at least 2.")
     if not _spans_space(image.affine[:3, :3]):
         raise ValueError(f"{name} has an affine that gives its voxels no size; write a correct sform or qform.")
-    grid = Grid(shape[:3], image.affine, sform, qform, _own_qform(image), units)
+    grid = Grid(shape[:3], image.affine, sform, qform, _own_qform(image), units, orientation)
     with decoding(name):
         values = np.asanyarray(image.dataobj)
     dtype = str(header.get_data_dtype())
     if values.dtype.fields:  # NIfTI keeps colours as records
         values = np.stack([values[colour] for colour in "RGB"], axis=-1)
         dtype = "RGB uint8"
-    ours = ornt_transform(grid.order, axcodes2ornt("RAS"))
-    values = apply_orientation(values.reshape(*grid.shape, *values.shape[len(shape) :]), ours)
+    turn = ornt_transform(grid.order, grid.ours)
+    values = apply_orientation(values.reshape(*grid.shape, *values.shape[len(shape) :]), turn)
     values = np.moveaxis(values, (0, 1, 2), (2, 1, 0))
     scale = _MILLIMETRES.get(units[0], 1.0)  # an unknown unit is a millimetre in practice
     source = {"format": "NIfTI", "dtype": dtype, "shape": list(shape)}
@@ -245,7 +256,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Spacing | None, np.ndarray | Non
         blank = units[0] == "unknown" and sizes == (1, 1, 1)  # what a header holds that nobody filled in
         stated = not blank and all(size > 0 for size in sizes)
         return values, sizes if stated else None, None, grid, source
-    affine = image.affine @ nibabel.orientations.inv_ornt_aff(grid.order, grid.shape)
+    affine = image.affine @ nibabel.orientations.inv_ornt_aff(turn, grid.shape)
     affine[:3] *= scale
     sizes = tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)[::-1])
     return values, sizes, affine, grid, source

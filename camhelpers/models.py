@@ -1,6 +1,7 @@
 """Models and their cards: loading, preprocessing, and the choice of a layer."""
 
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -36,12 +37,20 @@ class Card:
     fit: Literal["squash", "crop"] = "squash"
     resize: int | None = None
     interpolation: str = "bilinear"
+    orientation: Literal["LPS", "RAS", "stored"] = "LPS"
+    """How a model of volumes wants a NIfTI turned: the directions of x, y and z, or as it is stored."""
     training: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
     def __post_init__(self) -> None:
         for name in ("classes", "size", "mean", "std"):  # JSON has lists only
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            if isinstance(value, (str, int, float)):
+                raise ValueError(f"{name} is {value!r}; give a list, one entry for each axis, channel or class.")
+            object.__setattr__(self, name, tuple(value))
+        if len(self.size) == 3 and self.mean == IMAGENET_MEAN:  # a grey volume, whose values in 0..1 stay unless stated
+            object.__setattr__(self, "mean", (0.0,))
+            object.__setattr__(self, "std", (1.0,))
         if len(self.mean) != len(self.std) or any(s <= 0 for s in self.std):
             raise ValueError(f"mean {self.mean} and std {self.std} must have one positive deviation for each channel.")
 
@@ -67,7 +76,10 @@ class Card:
         An axis that shrinks is averaged, so that nothing is skipped; one that grows is interpolated.
         """
         if len(self.size) != 3 or len(self.mean) != 1:
-            raise ValueError(f"{self.name!r} takes pictures or colours, not grey volumes; pass a tensor.")
+            raise ValueError(
+                f"{self.name!r} takes pictures or colours by its card, not grey volumes; a card for those has three "
+                "numbers in size and one in mean and std: load_model(net, size=(64, 96, 96), mean=(0.5,), std=(0.25,))."
+            )
         x = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None, None]
         if size == "model" and tuple(x.shape[2:]) != self.size:
             x = F.adaptive_avg_pool3d(x, [min(n, s) for n, s in zip(x.shape[2:], self.size, strict=True)])
@@ -118,6 +130,7 @@ def load_model(
     `spec` is the name of a shipped model (`"scenes"`), a torchvision name (`"resnet50"`: its pretrained weights, where
     they are cached or reachable), a checkpoint (`.pt`, `.pth` with a state dict, or `.safetensors`) with `architecture`
     and `classes` (a count, or names), or a network of your own, which then gets a card and is otherwise left alone.
+    `architecture` is a torchvision name, `"module:name"` in code of your own, or a callable that builds the network.
     Further keywords set the card: `size`, `mean`, `std`, `fit` ("squash" or "crop"). Unless given, they are ImageNet's.
 
     >>> load_model("scenes").card.name
@@ -274,6 +287,8 @@ def _load_file(
     known = Card(**json.loads(beside.read_text(encoding="utf-8"))) if beside.is_file() else None
     if known and known.sha256 and known.sha256 != sha256(path):
         raise ValueError(f"{path.name} is not the file that {beside.name} describes: its checksum differs.")
+    if known and architecture is None and not known.architecture:
+        raise ValueError(f"{path.name} does not say how its network is built; say architecture='module:name' as well.")
     if known and architecture is None:
         known = replace(known, **card, **({"classes": names} if names else {}))
         net = _build(known.architecture, len(known.classes), known.arguments)
@@ -282,10 +297,12 @@ def _load_file(
             f"{path.name} holds weights only; say architecture='resnet18' (or another) and classes=... as well."
         )
     else:
+        names = names or (known.classes if known else ())
         if not names and isinstance(architecture, str):
             raise ValueError(f"{path.name} holds weights only; say classes=... (a count, or a list of names) as well.")
         named = architecture if isinstance(architecture, str) else "the given network"
-        known = Card(**{"name": path.stem, "classes": names, "architecture": named, **card})
+        described = replace(known, architecture=named, classes=names) if known else Card(path.stem, names, named)
+        known = replace(described, **card)
         net = _build(architecture, len(names), {})
     _fit(net, state, path.name, known)
     net.card = known
@@ -321,6 +338,15 @@ def _build(architecture: str | Callable[[], nn.Module], classes: int, arguments:
         return architecture()
     if architecture == "small_resnet":
         return SmallResNet(**{**arguments, "classes": classes})
+    if ":" in architecture:  # a class or function of the user's own code
+        module, _, name = architecture.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)()
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"{architecture!r} cannot be built ({error}); give module:name of something that is called without "
+                "arguments and returns the network."
+            ) from error
     models = _torchvision_models(architecture)
     extra = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
     return models.get_model(architecture, weights=None, num_classes=classes, **extra)

@@ -107,7 +107,8 @@ def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
     grid = volume.grid
     if grid is None:
         known = volume.affine is not None or bool(volume.source.get("spacing_known"))
-        affine = np.diag([*(volume.spacing[::-1] if known else (1, 1, 1)), 1.0])
+        z, y, x = volume.spacing if known else (1, 1, 1)
+        affine = np.diag([-x, -y, z, 1.0])  # what ITK reads as no rotation, so that scan and heat lie on each other
         code = 2 if known else 0
         if volume.affine is not None:
             affine, code = volume.affine, 1  # 1 claims to know where in the scanner this was

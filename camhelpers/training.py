@@ -240,7 +240,8 @@ def train_retina(
         torch.manual_seed(seed)
         net = SmallResNet(**arguments)
     size = retinas.SMALL
-    card = Card("retina", retinas.CLASSES, "small_resnet", arguments, size=size, mean=(0.28,), std=(0.21,))
+    statistics = {"mean": (0.28,), "std": (0.21,), "orientation": "stored"}
+    card = Card("retina", retinas.CLASSES, "small_resnet", arguments, size=size, **statistics)
     volumes, labels = np.concatenate([rough.volumes, fine.volumes]), np.concatenate([rough.labels, fine.labels])
     options = {"batch": 8, "augment": augment_volumes, "progress": progress}
     losses = fit(net, volumes, labels, card, epochs=epochs, seed=seed, **options)

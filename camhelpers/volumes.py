@@ -16,6 +16,9 @@ from camhelpers.formats import SUFFIXES, Grid
 
 __all__ = ["SUFFIXES", "Found", "Grid", "Volume", "find_volumes", "read_volume", "safe_name"]
 
+ORIENTATIONS = ("LPS", "RAS", "stored")
+"""The directions in which a NIfTI's x, y and z may be read; DICOM's are LPS for axial slices."""
+
 _LONGEST = 120  # bytes: leaves room under the usual 255 for a method's name, a suffix and a temporary name
 
 
@@ -23,10 +26,10 @@ _LONGEST = 120  # bytes: leaves room under the usual 255 for a method's name, a 
 class Volume:
     """A volume in memory: values in 0..1, its spacing, and how to get back to the source's own grid.
 
-    `data` is float32 `(Z, Y, X)`. NIfTI is brought to RAS: X runs to the patient's right, Y forwards, Z upwards, so
-    that row 0 of a slice is the *back* of the patient. DICOM, TIFF and arrays stay as stored, row 0 on top, and a
-    DICOM series is sorted along the normal of its slices. `source["orientation"]` names the directions that X, Y and
-    Z run to ("RAS"; "LPS" for an axial DICOM series), or is None where the file does not say.
+    `data` is float32 `(Z, Y, X)`. NIfTI is turned to LPS unless asked otherwise: X runs to the patient's left, Y to the
+    back, Z upwards, as in an axial DICOM series, so that row 0 of a slice is the front of the patient. DICOM, TIFF and
+    arrays stay as stored, row 0 on top, and a DICOM series is sorted along the normal of its slices.
+    `source["orientation"]` names the directions that X, Y and Z run to, or is None where the file does not say.
     """
 
     data: np.ndarray
@@ -56,12 +59,14 @@ def read_volume(
     spacing: tuple[float, float, float] | None = None,
     window: tuple[float, float] | None = None,
     series: str | int | None = None,
+    orientation: str = "LPS",
 ) -> Volume:
     """Read a volume: `.npy`, `.npz`, multi-page TIFF, NIfTI, a folder (or multi-frame file) of DICOM, or an array.
 
     `window` is what 0 and 1 stand for in the source's values. Without it uint8 means 0..255, floats within 0..1 stay,
     DICOM has its own window, and everything else is cut at percentiles 0.5 and 99.5. `spacing` (mm, z y x) overrides
-    the file's; `series` chooses among several DICOM series by UID or by number, from 1. RGB becomes grey.
+    the file's; `series` chooses among several DICOM series by UID or by number, from 1. RGB becomes grey. A NIfTI is
+    turned to `orientation`, the directions of x, y and z ("LPS", "RAS"), or left as it is ("stored").
 
     >>> read_volume(np.full((2, 3, 4), 255, np.uint8)).data.max().item()
     1.0
@@ -70,10 +75,12 @@ def read_volume(
         if not spacing is window is series is None:
             raise ValueError("The Volume is read already; give spacing, window and series when reading its source.")
         return source
+    if orientation not in ORIENTATIONS:
+        raise ValueError(f"There is no orientation {orientation!r}; choose from {', '.join(ORIENTATIONS)}.")
     spacing = None if spacing is None else _three(spacing)
     window = None if window is None else _low_high(window)
     label = "The array" if isinstance(source, np.ndarray) else str(source)
-    name, values, stated, affine, grid, own, about = _open(source, series)
+    name, values, stated, affine, grid, own, about = _open(source, series, orientation)
     if stated and not spacing and 0 in stated:
         raise ValueError(f"{label} states a spacing of 0; give the right one with spacing=(z, y, x), in mm.")
     about = {"shape": list(values.shape), "dtype": str(values.dtype), **about}
@@ -149,7 +156,7 @@ def safe_name(text: str) -> str:
     return name
 
 
-def _open(source, series):
+def _open(source, series, orientation):
     """The name of a source, and its values, spacing, affine, grid, window and description as far as it states them."""
     stated = affine = grid = own = None
     if isinstance(source, np.ndarray):
@@ -174,7 +181,7 @@ def _open(source, series):
     elif kind in (".tif", ".tiff"):
         values, stated, about = formats.read_tiff(path)
     elif kind in (".nii", ".nii.gz"):
-        values, stated, affine, grid, about = formats.read_nifti(path)
+        values, stated, affine, grid, about = formats.read_nifti(path, orientation)
     else:
         raise _unknown(path)
     about |= {"files": [path.name], "sha256": sha256(path)}

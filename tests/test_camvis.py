@@ -415,6 +415,17 @@ def test_a_blank_map_is_written_and_said(tmp_path, net):
     assert (tifffile.imread(next(tmp_path.rglob("*_heatmap.tiff"))) == render.table()[0]).all()
 
 
+def test_another_file_of_a_known_name_is_told(tmp_path, net):
+    for patient in ("one", "two"):
+        (tmp_path / patient).mkdir()
+        np.save(tmp_path / patient / "scan.npy", cube(len(patient) + ord(patient[0])))
+    options = {"session": "s", "out": tmp_path / "out"}
+    found = [explain_volumes(net, tmp_path / p / "scan.npy", ["gradcam"], **options) for p in ("one", "one", "two")]
+    assert [outcome.problem for session in found for outcome in session.outcomes] == [
+        "", "", "in place of the results of another file of this name",
+    ]  # fmt: skip
+
+
 def test_explaining_one_volume_fails_loudly(tmp_path, net, tree, quick):
     with pytest.raises(ValueError, match=r"eye: .*NaN"):
         np.save(tmp_path / "eye.npy", np.full(SHAPE, np.nan))

@@ -434,3 +434,31 @@ def test_cached_weights_load_with_class_names_and_preprocessing(name, tmp_path, 
 
 def test_the_guard_gives_torchvision_once_and_for_all():
     assert import_torchvision() is torchvision and torchvision.models.resnet18
+
+
+def test_a_network_of_ones_own_code_comes_back_by_its_name(tmp_path, monkeypatch):
+    (tmp_path / "mynets.py").write_text(
+        "from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(2))\n\nless = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import mynets
+
+    net = load_model(mynets.net(), classes=["a", "b"], size=(8, 8, 8), mean=(0.5,), std=(0.2,))
+    save_model(net, net.card, tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match=r"does not say how its network is built; say architecture='module:name'"):
+        load_model(tmp_path / "mine.safetensors")
+    again = load_model(tmp_path / "mine.safetensors", architecture="mynets:net")
+    assert again.card.classes == ("a", "b") and again.card.size == (8, 8, 8) and again.card.mean == (0.5,)
+    assert torch.equal(again[0].weight, net[0].weight)
+    for wrong in ("mynets:gross", "nonsense:net"):
+        with pytest.raises(ValueError, match=f"'{wrong}' cannot be built"):
+            load_model(tmp_path / "mine.safetensors", architecture=wrong)
+
+
+def test_a_card_of_volumes_is_grey_unless_it_says_otherwise():
+    assert (Card("a", size=(4, 5, 6)).mean, Card("a", size=(4, 5, 6)).std) == ((0.0,), (1.0,))
+    assert Card("a", size=(4, 5, 6), mean=(0.3,), std=(0.1,)).mean == (0.3,)
+    with pytest.raises(ValueError, match="size is 32; give a list"):
+        Card("a", size=32)
+    with pytest.raises(ValueError, match="three numbers in size and one in mean and std"):
+        Card("a").prepare_volume(np.zeros((4, 4, 4)))

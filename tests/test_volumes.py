@@ -295,7 +295,7 @@ def test_every_orientation_there_and_back(tmp_path, order, degrees):
         nibabel.orientations.ornt_transform(np.c_[np.arange(3), np.ones(3)], order), canonical.shape
     )
     nibabel.save(nibabel.Nifti1Image(stored, affine), tmp_path / "a.nii.gz")
-    volume = read_volume(tmp_path / "a.nii.gz", window=(0, 209))
+    volume = read_volume(tmp_path / "a.nii.gz", window=(0, 209), orientation="RAS")
     np.testing.assert_array_equal(volume.data, windowed(canonical.transpose(), 0, 209))
     np.testing.assert_allclose(volume.affine, turned(degrees), atol=1e-4)
     assert volume.spacing == pytest.approx((2.5, 0.8, 0.5), rel=1e-5) and volume.source["orientation"] == "RAS"
@@ -307,6 +307,23 @@ def test_every_orientation_there_and_back(tmp_path, order, degrees):
     (index,) = np.argwhere(volume.grid.restore(heat))
     np.testing.assert_allclose(volume.grid.affine @ [*index, 1], volume.affine @ [3, 1, 4, 1], atol=1e-3)
 
+    left = read_volume(tmp_path / "a.nii.gz", window=(0, 209))  # LPS, unless asked otherwise
+    np.testing.assert_array_equal(left.data, volume.data[:, ::-1, ::-1])
+    np.testing.assert_allclose(left.affine @ [5 - 1 - 3, 6 - 1 - 1, 4, 1], volume.affine @ [3, 1, 4, 1], atol=1e-3)
+    as_is = read_volume(tmp_path / "a.nii.gz", window=(0, 209), orientation="stored")
+    np.testing.assert_array_equal(as_is.data, windowed(stored, 0, 209).transpose())
+    np.testing.assert_allclose(as_is.affine, affine, atol=1e-4)
+    for other in (left, as_is):
+        np.testing.assert_array_equal(other.grid.restore(other.data), windowed(stored, 0, 209))
+
+
+def test_a_bare_identity_states_no_orientation_and_nonsense_is_refused(tmp_path):
+    nibabel.save(nibabel.Nifti1Image(BYTES, np.eye(4)), tmp_path / "a.nii")
+    for orientation in ("LPS", "RAS", "stored"):
+        np.testing.assert_array_equal(read_volume(tmp_path / "a.nii", orientation=orientation).data, UNIT.transpose())
+    with pytest.raises(ValueError, match="orientation 'SPL'; choose from LPS, RAS, stored"):
+        read_volume(tmp_path / "a.nii", orientation="SPL")
+
 
 def test_nifti_written_by_simpleitk(tmp_path):
     image = SimpleITK.GetImageFromArray(WORDS)
@@ -314,10 +331,10 @@ def test_nifti_written_by_simpleitk(tmp_path):
     image.SetOrigin((10, 20, 30))
     SimpleITK.WriteImage(image, tmp_path / "a.nii")
     volume = read_volume(tmp_path / "a.nii", window=(0, 4095))
-    np.testing.assert_array_equal(volume.data, windowed(WORDS[:, ::-1, ::-1], 0, 4095))  # from LPS to RAS
+    np.testing.assert_array_equal(volume.data, windowed(WORDS, 0, 4095))  # ITK's own order is ours
     assert volume.spacing == pytest.approx((2.5, 0.8, 0.5))
     z, y, x = 1, 2, 3
-    world = np.array(image.TransformIndexToPhysicalPoint((6 - x, 5 - y, z))) * (-1, -1, 1)
+    world = np.array(image.TransformIndexToPhysicalPoint((x, y, z))) * (-1, -1, 1)
     np.testing.assert_allclose((volume.affine @ [x, y, z, 1])[:3], world, atol=1e-4)
 
 
@@ -334,7 +351,7 @@ def save_nifti(path, values, affine=STRAIGHT, **fields):
 def test_scl_slope_and_time(tmp_path):
     path, stored = tmp_path / "a.nii.gz", WORDS[..., None].astype(np.int16)
     save_nifti(path, stored, slope=(2, -50))
-    volume = read_volume(path, window=(0, 4000))
+    volume = read_volume(path, window=(0, 4000), orientation="RAS")
     np.testing.assert_array_equal(volume.data, windowed(WORDS.transpose() * 2.0 - 50, 0, 4000))
     assert volume.source["dtype"] == "int16" and volume.grid.shape == (5, 6, 7)
     save_nifti(path, np.zeros((5, 6, 7, 3), np.uint8))
@@ -343,7 +360,7 @@ def test_scl_slope_and_time(tmp_path):
 
 
 def test_micrometres(tmp_path):
-    volume = read_volume(save_nifti(tmp_path / "a.nii", BYTES, units="micron"))
+    volume = read_volume(save_nifti(tmp_path / "a.nii", BYTES, units="micron"), orientation="RAS")
     assert volume.spacing == pytest.approx((0.0025, 0.0008, 0.0005))
     assert volume.affine[:3, 3] == pytest.approx((-0.01, 0.02, -0.03))
     assert volume.grid.units[0] == "micron" and volume.grid.affine[0, 0] == pytest.approx(0.5)
@@ -374,7 +391,8 @@ def test_colour_nifti(tmp_path):
     colour = np.zeros((5, 6, 7), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     for name in "RGB":
         colour[name] = BYTES
-    np.testing.assert_allclose(read_volume(save_nifti(tmp_path / "a.nii", colour)).data, UNIT.transpose(), atol=1e-6)
+    volume = read_volume(save_nifti(tmp_path / "a.nii", colour), orientation="stored")
+    np.testing.assert_allclose(volume.data, UNIT.transpose(), atol=1e-6)
 
 
 def test_a_map_of_another_size_is_not_put_on_the_grid(tmp_path):
@@ -473,7 +491,7 @@ def test_bad_windows(window):
 
 
 def test_a_given_spacing_overrides_the_file_and_its_affine(tmp_path):
-    volume = read_volume(save_nifti(tmp_path / "a.nii", BYTES), spacing=[5, 1.6, 0.25])
+    volume = read_volume(save_nifti(tmp_path / "a.nii", BYTES), spacing=[5, 1.6, 0.25], orientation="RAS")
     assert volume.spacing == (5.0, 1.6, 0.25) and volume.source["spacing_known"] is True
     np.testing.assert_allclose(volume.affine[:3, :3], np.diag([0.25, 1.6, 5]), atol=1e-6)
     assert volume.affine[:3, 3] == pytest.approx(STRAIGHT[:3, 3])
