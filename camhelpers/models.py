@@ -287,8 +287,10 @@ def _load_file(
     known = Card(**json.loads(beside.read_text(encoding="utf-8"))) if beside.is_file() else None
     if known and known.sha256 and known.sha256 != sha256(path):
         raise ValueError(f"{path.name} is not the file that {beside.name} describes: its checksum differs.")
-    if known and architecture is None and not known.architecture:
-        raise ValueError(f"{path.name} does not say how its network is built; say architecture='module:name' as well.")
+    named = known.architecture if known else ""
+    if known and architecture is None and (not named or ":" in named):  # a file may not choose which code is run
+        what = f"is built by {named!r}, code of your own" if named else "does not say how its network is built"
+        raise ValueError(f"{path.name} {what}; say architecture={named or 'module:name'!r} as well.")
     if known and architecture is None:
         known = replace(known, **card, **({"classes": names} if names else {}))
         net = _build(known.architecture, len(known.classes), known.arguments)

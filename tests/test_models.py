@@ -450,6 +450,10 @@ def test_a_network_of_ones_own_code_comes_back_by_its_name(tmp_path, monkeypatch
     again = load_model(tmp_path / "mine.safetensors", architecture="mynets:net")
     assert again.card.classes == ("a", "b") and again.card.size == (8, 8, 8) and again.card.mean == (0.5,)
     assert torch.equal(again[0].weight, net[0].weight)
+    save_model(again, again.card, tmp_path / "named.safetensors")  # its card now names the code
+    monkeypatch.setattr(mynets, "net", lambda: pytest.fail("a file chose which code is run"))
+    with pytest.raises(ValueError, match="is built by 'mynets:net', code of your own; say architecture='mynets:net'"):
+        load_model(tmp_path / "named.safetensors")
     for wrong in ("mynets:gross", "nonsense:net"):
         with pytest.raises(ValueError, match=f"'{wrong}' cannot be built"):
             load_model(tmp_path / "mine.safetensors", architecture=wrong)
