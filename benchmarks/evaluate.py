@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import camhelpers as ch
-from camhelpers import faithfulness
+from camhelpers.cam.models import import_torchvision
 from camhelpers.datasets import scenes
+from camhelpers.evaluate import faithfulness
 from camhelpers.files import atomic, results_dir
-from camhelpers.torchvision_guard import import_torchvision
 
 BATCHES = (8, 16, 32, 64)
 METHODS = ("gradcam", "layercam", "hybrid")

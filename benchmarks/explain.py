@@ -27,8 +27,9 @@ from tqdm import tqdm
 
 import camhelpers as ch
 from camhelpers import render
+from camhelpers.cam import methods
+from camhelpers.cam.models import import_torchvision
 from camhelpers.files import ROOT, atomic, results_dir
-from camhelpers.torchvision_guard import import_torchvision
 
 LAYERS = ("layer4", "layer2")  # the last block of each
 BATCHES = (1, 8)
@@ -280,7 +281,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             if row["layer"] != layer or row["key"] == "forward":
                 continue
             nth = batches.index(row["batch"])
-            colour = render.COLOURS["hybrid"] if row["contestant"].startswith("camhelpers") else "#8899AA"
+            colour = methods.colour("hybrid") if row["contestant"].startswith("camhelpers") else "#8899AA"
             place = at[row["key"]] + (nth - (len(batches) - 1) / 2) * thick
             panel.barh(place, row["ratio"], thick * 0.9, color=colour, alpha=1 if nth == 0 else 0.6)
             number = f"{row['ratio']:.2f}" if row["ratio"] >= 0.095 else f"{row['ratio']:.3f}"

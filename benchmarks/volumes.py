@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import camhelpers as ch
-from camhelpers import stacks
+from camhelpers.cam.explain import upsample
 from camhelpers.datasets import retinas
-from camhelpers.explain import upsample
 from camhelpers.files import ROOT, atomic, results_dir
-from camhelpers.volumes import Volume
+from camhelpers.io import export as stacks
+from camhelpers.io.volumes import Volume
 
 from .explain import resident
 
@@ -121,8 +121,8 @@ def read_back(path: Path) -> Result:
 
 
 def ours_noisy(net: nn.Module, x: Tensor) -> Result:
-    from camhelpers.gradients import noisy_gradients, smoothgrad
-
+    from camhelpers.cam.gradients import noisy_gradients
+    from camhelpers.cam.methods import smoothgrad
     return smoothgrad(noisy_gradients(net, x, 0, samples=SAMPLES))[0].numpy(), ""
 
 

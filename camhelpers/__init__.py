@@ -9,66 +9,50 @@
 
 import importlib
 
-from .capture import Capture, capture
-from .explain import Explanation, explain, predict
-from .files import ROOT, results_dir
-from .methods import CONTROLS, METHODS, register
-from .models import Card, layer_name, load_model, model_hash, save_model, stages
+from .cam.capture import Capture, capture
+from .cam.explain import Explanation, explain, predict
+from .cam.methods import METHODS, register
+from .cam.models import Card, layer_name, load_model, model_hash, save_model, stages
+from .files import ROOT, VERSION, results_dir
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _LATER = {  # rooms that load matplotlib, OpenCV or widgets: only when they are first asked for
     "render": ".render",
-    "images": ".images",
-    "metrics": ".metrics",
-    "faithfulness": ".faithfulness",
-    "stats": ".stats",
-    "sanity": ".sanity",
-    "tables": ".tables",
-    "volumes": ".volumes",
-    "anatomy": ".anatomy",
-    "projections": ".projections",
-    "camvis": ".camvis",
-    "widgets": ".widgets",
-    "viewer": ".viewer",
+    "images": ".io.images",
+    "volumes": ".io.volumes",
     "scenes": ".datasets.scenes",
     "retinas": ".datasets.retinas",
-    "pictures": ".datasets.pictures:pictures",
+    "pictures": ".datasets.samples:pictures",
+    "samples": ".datasets.samples:samples",
+    "training": ".datasets.training",
+    "localisation": ".evaluate.localisation",
+    "faithfulness": ".evaluate.faithfulness",
+    "sanity": ".evaluate.sanity",
+    "statistics": ".evaluate.statistics",
+    "explorers": ".show.explorers",
+    "planes": ".show.planes",
+    "viewer": ".show.viewer",
+    "camvis": ".batch.camvis",
 }
 
 __all__ = [
-    "CONTROLS",
     "METHODS",
     "ROOT",
     "Capture",
     "Card",
     "Explanation",
-    "anatomy",
-    "camvis",
     "capture",
     "explain",
-    "faithfulness",
-    "images",
     "layer_name",
     "load_model",
-    "metrics",
     "model_hash",
-    "pictures",
     "predict",
-    "projections",
     "register",
-    "render",
     "results_dir",
-    "retinas",
-    "sanity",
     "save_model",
-    "scenes",
     "stages",
-    "stats",
-    "tables",
-    "viewer",
-    "volumes",
-    "widgets",
+    *_LATER,
 ]
 
 

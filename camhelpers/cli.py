@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Execute notebooks headlessly; ends with a table and results/index.html."""
-    from camhelpers import suite
+    from .batch import notebooks as suite
 
     given = dict(_pair(text) for text in options.parameters)
     results = suite.run(
@@ -151,8 +151,8 @@ def run(options: argparse.Namespace) -> int:
 
 def parameters(options: argparse.Namespace) -> None:
     """List the parameters that notebooks offer."""
-    from camhelpers import suite
-    from camhelpers.parameters import read_parameters
+    from .batch import notebooks as suite
+    from .batch.parameters import read_parameters
 
     for path in suite.find_notebooks(options.notebooks, options.folder or suite.NOTEBOOKS):
         print(path.stem)
@@ -167,17 +167,19 @@ def parameters(options: argparse.Namespace) -> None:
 
 def golden(options: argparse.Namespace) -> int:
     """Re-execute the committed notebooks in place and normalise them."""
-    from camhelpers import suite
-    from camhelpers.golden import renew
+    from .batch import notebooks as suite
+    from .batch.golden import renew
 
     return renew(suite.find_notebooks(options.notebooks, options.folder or suite.NOTEBOOKS), options.timeout)
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure methods on pictures, with statistics, tables and plots; goes on where it was interrupted."""
-    from camhelpers import evaluation, evaluation_report, verdicts
-    from camhelpers.datasets.samples import samples
-    from camhelpers.models import load_model
+    from .cam.models import load_model
+    from .datasets.samples import samples
+    from .evaluate import report as evaluation_report
+    from .evaluate import report as verdicts
+    from .evaluate import run as evaluation
 
     def listed(source: str, n: int | None = None, masks: str | None = None) -> list:
         here = source if source.startswith("scenes:") else Path(source).absolute()
@@ -210,8 +212,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def volume(options: argparse.Namespace) -> int:
     """Explain volumes into files that ImageJ, 3D Slicer and ITK-SNAP open; --resume goes on where it stopped."""
-    from camhelpers import camvis
-    from camhelpers.models import load_model
+    from .batch import camvis
+    from .cam.models import load_model
 
     source = options.volume if options.volume.startswith("retinas:") else Path(options.volume).absolute()
     names = ("methods", "split", "session", "resume", "alpha", "layer", "target", "samples", "spread", "percentile")
@@ -248,7 +250,7 @@ def volume(options: argparse.Namespace) -> int:
 
 def train(options: argparse.Namespace) -> None:
     """Train a shipped model anew."""
-    from camhelpers.training import TRAINERS
+    from .datasets.training import TRAINERS
 
     if options.model not in TRAINERS:
         raise ValueError(f"No recipe for {options.model!r}; there are {', '.join(TRAINERS)}.")
@@ -258,8 +260,8 @@ def train(options: argparse.Namespace) -> None:
 
 def fetch(options: argparse.Namespace) -> None:
     """Download free pictures from Wikimedia Commons."""
-    from camhelpers.files import ROOT
-    from camhelpers.wikimedia import fetch_wikimedia
+    from .files import ROOT
+    from .io.wikimedia import fetch_wikimedia
 
     fetch_wikimedia(options.categories, options.n, ROOT / options.out)
 

@@ -1,7 +1,9 @@
 """Where things live, how a file comes to be (whole or not at all), and what a result was made with."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -9,7 +11,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+VERSION = "0.1.0"
+"""The version of this package, also where it runs from a checkout that was never installed."""
 ROOT = Path(__file__).resolve().parents[1]
 """The project's folder, which holds `data/`, `notebooks/` and `results/`."""
 
@@ -60,6 +67,31 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint(*things: Any) -> str:
+    """64 hexadecimal digits that change with anything in `things`: numbers, texts, containers, arrays, dataclasses.
+
+    What a result depends on, fingerprinted, says whether a file that is there already is that result. A `Path` counts
+    by the content of its file.
+
+    >>> fingerprint({"alpha": 0.7}, np.zeros(2))[:8] == fingerprint({"alpha": 0.7}, np.zeros(2, np.float32))[:8]
+    False
+    """
+
+    def plain(thing: Any) -> Any:
+        if isinstance(thing, np.ndarray):
+            digest = hashlib.sha256(np.ascontiguousarray(thing)).hexdigest()
+            return ["array", str(thing.dtype), list(thing.shape), digest]
+        if isinstance(thing, np.generic):
+            return thing.item()
+        if isinstance(thing, Path):
+            return ["file", sha256(thing)]
+        if dataclasses.is_dataclass(thing):
+            return dataclasses.asdict(thing)
+        raise TypeError(f"A {type(thing).__name__} has no fingerprint.")
+
+    return hashlib.sha256(json.dumps(things, sort_keys=True, default=plain).encode()).hexdigest()
+
+
 def natural(path: Path) -> list[tuple[int, str]]:
     """A sort key in which digits count as numbers; the second half keeps any two names comparable."""
     parts = re.split(r"([0-9]+)", path.name.lower())
@@ -68,7 +100,7 @@ def natural(path: Path) -> list[tuple[int, str]]:
 
 def versions() -> dict[str, str]:
     """What results depend on beside our own code: Python and the packages that compute and draw."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "camhelpers": VERSION}
     for name in ("torch", "torchvision", "numpy", "opencv-python", "matplotlib"):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)

@@ -30,44 +30,6 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "lines.linewidth": 2,
 }
-COLOURS = {
-    "gradcam": "#0072B2",
-    "gradcam++": "#56B4E9",
-    "xgradcam": "#009E73",
-    "hirescam": "#CC79A7",
-    "layercam": "#E69F00",
-    "hybrid": "#D55E00",
-    "eigencam": "#7F6A00",
-    "smoothgrad": "#4B2E83",
-    "vargrad": "#117733",
-    "random": "#999999",
-    "centre": "#555555",
-    "oracle": "#000000",
-}
-"""One colour a method in every chart (Okabe and Ito's palette, safe for colour-blind readers)."""
-NAMES = {
-    "gradcam": "Grad-CAM",
-    "gradcam++": "Grad-CAM++",
-    "xgradcam": "XGrad-CAM",
-    "hirescam": "HiResCAM",
-    "layercam": "LayerCAM",
-    "hybrid": "Hybrid",
-    "eigencam": "Eigen-CAM",
-    "smoothgrad": "SmoothGrad",
-    "vargrad": "VarGrad",
-    "random": "Random",
-    "centre": "Centre",
-    "oracle": "Oracle",
-}
-
-
-def name(method: str) -> str:
-    """A method's name as the papers write it.
-
-    >>> name("gradcam")
-    'Grad-CAM'
-    """
-    return NAMES.get(method, method)
 
 
 def use_style() -> None:
@@ -230,9 +192,9 @@ def panel(
     cells = figure.add_gridspec(2, 2 + len(heats))
     show(figure.add_subplot(cells[:, :2]), picture, title)
     columns = []
-    for i, (method, heat) in enumerate(heats.items(), start=2):
+    for i, (title_of, heat) in enumerate(heats.items(), start=2):
         columns += [figure.add_subplot(cells[0, i]), figure.add_subplot(cells[1, i])]
-        show(columns[-2], colour(heat, cmap), name(method) + (" (blank)" if not heat.any() else ""))
+        show(columns[-2], colour(heat, cmap), title_of + (" (blank)" if not heat.any() else ""))
         show(columns[-1], overlay(picture, heat, opacity=opacity, cmap=cmap))
     colour_bar(figure, columns, cmap)
     return figure

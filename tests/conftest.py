@@ -6,8 +6,26 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
+from camhelpers.cam.models import Card
+from camhelpers.cam.nets import SmallResNet
 from camhelpers.files import ROOT
+
+
+@pytest.fixture(scope="session")
+def tiny_net():
+    """Build a small seeded network with a card: of pictures 64x64, or with `dims=3` of grey volumes 16x32x32."""
+
+    def build(dims: int = 2, classes: tuple[str, ...] = ("cat", "dog", "fish"), **card) -> SmallResNet:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            net = SmallResNet(len(classes), {2: 3, 3: 1}[dims], (8, 8, 12, 16), dims, (2, 1, 2, 2, 1)).eval()
+        known = {2: {"size": (64, 64), "mean": (0.5,) * 3, "std": (0.25,) * 3}, 3: {"size": (16, 32, 32)}}[dims]
+        net.card = Card("tiny", classes, **{**known, **card})
+        return net
+
+    return build
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@ import sys
 
 import pytest
 
-from camhelpers import cli, training, wikimedia
+from camhelpers import cli
+from camhelpers.datasets import training
 from camhelpers.files import ROOT
+from camhelpers.io import wikimedia
 
 
 def command(*arguments):

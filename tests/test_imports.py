@@ -1,14 +1,17 @@
-"""What `import camhelpers` costs, and that the rooms are built on each other in one direction."""
+"""What `import camhelpers` costs, and that the wings stand on each other in one direction."""
 
 import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 
 from camhelpers.files import ROOT
 
+FLOORS = [["files", "progress"], ["render"], ["io"], ["cam"], ["datasets"], ["evaluate"], ["show"], ["batch"], ["cli"]]
+"""From the ground up; a room imports from its own wing and from below."""
 PROBE = """
 import time, torch
 start = time.perf_counter()
@@ -37,29 +40,55 @@ def test_the_import_costs_a_blink_beside_torch():
     assert best <= 0.3
 
 
-TABLE = re.findall(r"^\| (`.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M)
-ROOMS = re.findall(r"`(\w+)`", " ".join(TABLE))
-
-
-def test_every_room_is_in_the_table():
-    entries = {path.stem for path in (ROOT / "camhelpers").glob("*") if not path.stem.startswith("__")}
-    assert set(ROOMS) == entries and len(ROOMS) == len(entries)
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_from_rooms_before_it(room):
-    place = ROOT / "camhelpers" / room
-    found = set()
-    for path in sorted(place.glob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
-        within = ("camhelpers", room) if place.is_dir() else ("camhelpers",)
+def rooms() -> dict[str, set[str]]:
+    """Every room as `wing.room`, with the rooms that it imports, at its top or inside a function."""
+    package = ROOT / "camhelpers"
+    paths = {".".join(path.relative_to(package).with_suffix("").parts): path for path in package.rglob("*.py")}
+    found = {}
+    for name, path in paths.items():
+        if name.endswith("__init__") or name == "__main__":
+            continue
+        found[name] = set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                base = within[: len(within) + 1 - node.level] if node.level else ()
-                names = [*base, *(node.module or "").split(".")]
-                names = [name for name in names if name]
-                if names[:1] == ["camhelpers"]:
-                    found |= {names[1]} if len(names) > 1 else {alias.name for alias in node.names}
-    assert found <= {*ROOMS[: ROOMS.index(room)], *([room] if place.is_dir() else [])}
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            base = ["camhelpers", *name.split(".")][: -node.level] if node.level else []
+            module = [*base, *(node.module or "").split(".")]
+            module = [part for part in module if part]
+            if module[0] == "camhelpers":
+                inside = ".".join(module[1:])
+                each = [f"{inside}.{alias.name}".strip(".") for alias in node.names]
+                found[name] |= {one if one in paths else inside for one in each}
+    return found
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_a_room_imports_only_from_its_own_wing_and_from_below(room):
+    floors = {wing: number for number, wings in enumerate(FLOORS) for wing in wings}
+    own = room.split(".")[0]
+    for other in rooms()[room]:
+        wing = other.split(".")[0]
+        assert wing == own or floors[wing] < floors[own], other
+
+
+def test_no_two_rooms_import_each_other():
+    assert tuple(TopologicalSorter(rooms()).static_order())
+
+
+def test_every_wing_has_its_sentence_and_no_code():
+    for path in (ROOT / "camhelpers").rglob("*/__init__.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree) and len(tree.body) == 1, path.parent.name
+
+
+def test_the_map_in_contributing_is_the_folder_listing():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `([\w/]+?)/?` \| (.*?) \|$", text, re.M))
+    there = {p.stem for p in (ROOT / "camhelpers").glob("*") if not p.stem.startswith("__")}
+    assert set(table) == there
+    for wing in there:
+        listed = {p.stem for p in (ROOT / "camhelpers" / wing).glob("*") if not p.stem.startswith("__")}
+        assert all(f"`{room}`" in table[wing] for room in listed), wing
 
 
 def test_everything_that_is_offered_is_there():

@@ -5,9 +5,9 @@ import re
 import nbformat
 import pytest
 
-from camhelpers.golden import normalise
-from camhelpers.parameters import read_parameters
-from camhelpers.suite import NOTEBOOKS
+from camhelpers.batch.golden import normalise
+from camhelpers.batch.notebooks import NOTEBOOKS
+from camhelpers.batch.parameters import read_parameters
 
 CHAPTERS = sorted(NOTEBOOKS.glob("*.ipynb"))
 FORBIDDEN = {

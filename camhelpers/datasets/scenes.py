@@ -4,7 +4,7 @@ Everything in a scene is a function of its seed, and each thing draws from a ran
 without its object, or without one part of it, is therefore the same picture everywhere else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,46 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from .painting import Layer, compose, noise, paint, smoothstep
-from .scenery import distractors, scenery
-from .shapes import CREAM, INK, PALETTE, Shape, choose_coat, ellipse, flat, limb, mix, rounded, turned
-from .subjects import PARTS, SUBJECTS
+from .drawing.animals import bird, butterfly, cat, dog, fish
+from .drawing.scenery import distractors, scenery
+from .drawing.shapes import (
+    CREAM,
+    INK,
+    PALETTE,
+    Coat,
+    Layer,
+    Shape,
+    choose_coat,
+    compose,
+    ellipse,
+    flat,
+    limb,
+    mix,
+    noise,
+    paint,
+    rounded,
+    smoothstep,
+    turned,
+)
+from .drawing.things import car, house, mushroom, ship, tree
+
+SUBJECTS: dict[str, Callable[[np.random.Generator, Coat], list[Shape]]] = {
+    f.__name__: f for f in (cat, dog, bird, fish, butterfly, car, ship, house, tree, mushroom)
+}
+PARTS: dict[str, tuple[str, ...]] = {
+    "cat": ("tail", "body", "legs", "ears", "head", "face"),
+    "dog": ("tail", "legs", "body", "collar", "head", "snout", "eye", "ears"),
+    "bird": ("legs", "tail", "body", "beak", "head", "eye", "wing"),
+    "fish": ("tail", "fins", "body", "eye"),
+    "butterfly": ("hindwings", "forewings", "antennae", "body"),
+    "car": ("cabin", "windows", "body", "lights", "wheels"),
+    "ship": ("mast", "flag", "sails", "hull", "portholes"),
+    "house": ("chimney", "walls", "roof", "door", "windows"),
+    "tree": ("trunk", "branches", "crown", "fruit"),
+    "mushroom": ("stem", "ring", "gills", "cap", "spots"),
+}
+"""The parts of each subject, from back to front; a fir has no branches and not every tree bears fruit."""
+
 
 CLASSES: tuple[str, ...] = tuple(SUBJECTS)
 SPLIT_SIZE = 10_000_000

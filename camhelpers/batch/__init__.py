@@ -1,0 +1,1 @@
+"""Headless work: notebooks with parameters, and folders of volumes."""

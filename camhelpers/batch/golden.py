@@ -1,0 +1,81 @@
+"""The committed notebooks: re-executed in place and normalised, so that git shows what changed."""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from ..files import ROOT, write_text
+from .notebooks import Board, Crew
+from .pages import lasting
+
+KEPT = ("tags", "slideshow", "jupyter")  # cell metadata that an author writes; tools write the rest
+
+
+def renew(notebooks: list[Path], timeout: float) -> int:
+    """Execute each notebook with its defaults and replace it by the normalised result; 1 if any failed, else 0."""
+    failures = 0
+    with tempfile.TemporaryDirectory(prefix="cam-") as folder:
+        crew = Crew(Path(folder), timeout, 1, Board())
+        try:
+            for path in notebooks:
+                outcome = crew.execute(path, {})
+                try:
+                    if outcome["status"] != "ok":
+                        raise ValueError(f"cell {outcome['error']['cell']}: {outcome['error']['message']}")
+                    executed = nbformat.read(Path(folder, path.name), as_version=4)
+                    write_text(path, nbformat.writes(normalise(executed)) + "\n")
+                except ValueError as error:
+                    failures += 1
+                    print(f"{path.stem} is left as it was; {error}", file=sys.stderr)
+        finally:
+            crew.stop()
+    return int(failures > 0)
+
+
+def normalise(notebook: Any) -> Any:
+    """Strip what differs from run to run or machine to machine; what cannot be stripped is an error.
+
+    Gone are papermill's traces, timings, widget views and their state, and stderr (progress bars). Streams are merged.
+    """
+    tidy = nbformat.v4.new_notebook(
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "language_info": {"name": "python"},
+        }
+    )
+    for number, cell in enumerate(notebook.cells, start=1):
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            continue
+        cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT if cell.metadata.get(key)})
+        if cell.cell_type == "code":
+            cell.outputs = _merge_streams(lasting(cell.outputs))
+            for output in cell.outputs:
+                _refuse_what_changes(number, output)
+        tidy.cells.append(cell)
+    return tidy
+
+
+def _merge_streams(outputs: list[Any]) -> list[Any]:
+    """One stream where a kernel sent several in a row; where it cut them is chance."""
+    merged: list[Any] = []
+    for output in outputs:
+        if merged and output.output_type == merged[-1].output_type == "stream":
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def _refuse_what_changes(number: int, output: Any) -> None:
+    """An absolute path or a memory address in an output would differ elsewhere, and nobody could repeat it."""
+    data = output.get("data", {})
+    text = "\n".join([output.get("text", ""), *(str(data[kind]) for kind in data if kind.startswith("text/"))])
+    for folder in {str(ROOT), str(Path.home()), tempfile.gettempdir()} - {"/"}:
+        if folder + "/" in text:
+            raise ValueError(f"cell {number} shows an absolute path; show it relative to camhelpers.ROOT.")
+    if address := re.search(r"0x[0-9a-f]{8,}", text):
+        raise ValueError(f"cell {number} shows a memory address ({address[0]}); show something that can be repeated.")

@@ -1,0 +1,1 @@
+"""Shapes, animals, things and landscapes: what the scenes are painted with."""

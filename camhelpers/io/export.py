@@ -1,0 +1,214 @@
+"""Heat in three dimensions on disk: TIFF stacks for ImageJ, NIfTI for medical viewers, a preview to look at."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..files import atomic
+from ..render import STYLE, colour, colour_bar, overlay, show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .volumes import Volume
+
+IMAGEJ_BYTES = 2**32 - 2**25
+"""What fits into a TIFF that ImageJ 1 opens, before compression; the rest is for the tables of the pages."""
+
+
+def heat_pages(heat: np.ndarray, cmap: str = "jet") -> Iterator[np.ndarray]:
+    """The slices of heat `(Z, Y, X)` in 0..1 in colour, uint8 `(Y, X, 3)`, one at a time.
+
+    >>> next(heat_pages(np.zeros((2, 1, 1))))[0, 0].tolist()
+    [0, 0, 128]
+    """
+    return (colour(page, cmap) for page in heat)
+
+
+def overlay_pages(
+    volume: np.ndarray, heat: np.ndarray, opacity: float = 0.4, cmap: str = "jet"
+) -> Iterator[np.ndarray]:
+    """The slices of a volume in 0..1 under its heat, uint8 `(Y, X, 3)`: 60 % of grey and 40 % of colour, one at a time.
+
+    >>> next(overlay_pages(np.ones((2, 1, 1), np.float32), np.zeros((2, 1, 1))))[0, 0].tolist()
+    [153, 153, 204]
+    """
+    _agree(volume, heat)
+    shape = (*heat.shape[1:], 3)
+    return (
+        overlay(np.broadcast_to(grey[..., None], shape), page, opacity=opacity, cmap=cmap)
+        for grey, page in zip(volume, heat, strict=True)
+    )
+
+
+def write_stack(
+    path: str | Path,
+    pages: Iterable[np.ndarray],
+    shape: Sequence[int],
+    spacing: Sequence[float] | None,
+    *,
+    description: str = "",
+) -> Path:
+    """Stream RGB pages of `shape` (Z, Y, X) into a TIFF that ImageJ opens as one calibrated stack; whole or not at all.
+
+    One page a slice, LZW with predictor, `spacing` (z, y, x) in mm, or None where it is unknown: then the unit is the
+    pixel. ImageJ shows `description` under Image > Show Info. Above 4 GB, which ImageJ 1 cannot open, it is a BigTIFF.
+    """
+    from tifffile import TiffWriter
+
+    path, shape = Path(path), (*map(int, shape), 3)
+    fits = imagej_opens(shape)
+    unit, scale = ("pixel", 1) if spacing is None else ("um", 1000) if min(spacing) < 0.1 else ("mm", 1)
+    z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(s) * scale for s in spacing)
+    metadata = {"axes": "ZYXS", "spacing": z, "unit": unit, **({"Info": description} if description else {})}
+    with atomic(path) as temporary, TiffWriter(temporary, bigtiff=not fits, imagej=fits) as file:
+        file.write(
+            _checked(pages, shape),
+            shape=shape,
+            dtype="uint8",
+            photometric="rgb",
+            compression="lzw",
+            predictor=True,  # without it an overlay grows beyond its raw size
+            rowsperstrip=shape[1],  # one strip a page: the plainest thing a reader can be given
+            resolution=(1 / x, 1 / y),
+            resolutionunit="none",
+            software=False,
+            metadata=metadata,
+            maxworkers=min(4, os.cpu_count() or 1),
+            buffersize=2**23,  # the pages that wait for a compressor, in bytes
+        )
+    return path
+
+
+def imagej_opens(shape: Sequence[int]) -> bool:
+    """Whether an RGB stack of `shape` (Z, Y, X, ...) is small enough for ImageJ 1.
+
+    >>> imagej_opens((192, 256, 256)), imagej_opens((2000, 1000, 1000))
+    (True, False)
+    """
+    z, y, x = (int(n) for n in shape[:3])
+    return z * y * x * 3 <= IMAGEJ_BYTES
+
+
+def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
+    """Write heat `(Z, Y, X)` as a float32 `.nii` or `.nii.gz` on the grid of the volume's source, voxel by voxel.
+
+    Nothing of the source's header is copied but its geometry: the rest may hold names and forces its own data type.
+    Where the spacing is unknown (`source["spacing_known"]`), neither a unit nor a place in space is claimed.
+    """
+    import nibabel
+    from imagecodecs import gzip_encode
+
+    path, heat = Path(path), np.asarray(heat, np.float32)
+    _agree(volume.data, heat)
+    grid = volume.grid
+    if grid is None:
+        known = volume.affine is not None or bool(volume.source.get("spacing_known"))
+        z, y, x = volume.spacing if known else (1, 1, 1)
+        affine = np.diag([-x, -y, z, 1.0])  # what ITK reads as no rotation, so that scan and heat lie on each other
+        code = 2 if known else 0
+        if volume.affine is not None:
+            affine, code = volume.affine, 1  # 1 claims to know where in the scanner this was
+        values, sform, qform, codes = np.transpose(heat), affine, affine, (code, code)
+        units = ("mm" if known else "unknown", "unknown")
+    else:
+        values, sform, qform = grid.restore(heat), grid.affine, grid.affine if grid.qform is None else grid.qform
+        codes, units = (grid.sform_code, grid.qform_code), grid.units
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype(np.float32)
+    header.set_data_shape(values.shape)
+    header.set_sform(sform, codes[0])
+    header.set_qform(qform, codes[1])
+    header.set_xyzt_units(*units)
+    header["cal_min"], header["cal_max"] = 0, 1  # the range that viewers show
+    header["magic"], header["vox_offset"], header["scl_slope"], header["scl_inter"] = b"n+1", 352, 1, 0
+    data = header.binaryblock + bytes(4) + values.tobytes(order="F")  # in one piece: many times faster than in slices
+    with atomic(path) as temporary:
+        temporary.write_bytes(gzip_encode(data, 1) if path.suffix == ".gz" else data)
+    return path
+
+
+def representative(heat: np.ndarray, count: int = 6) -> list[int]:
+    """The slices to show: spread evenly over the attention, so that most are where most of the heat is.
+
+    >>> representative(np.ones((60, 2, 2)))
+    [4, 14, 24, 34, 44, 54]
+    """
+    depth = len(heat)
+    count = min(count, depth)
+    share = heat.sum(axis=(1, 2), dtype=np.float64)
+    share = share if share.sum() > 0 else np.ones(depth)
+    reached = share.cumsum() / share.sum()
+    found = np.searchsorted(reached, (np.arange(count) + 0.5) / count - 1e-9)
+    steps = np.arange(count)
+    found = np.maximum.accumulate(found - steps) + steps  # distinct,
+    return np.minimum(found, depth - count + steps).tolist()  # and none beyond the last slice
+
+
+def preview(
+    volume: "Volume",
+    heat: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    title: str = "",
+    cmap: str = "jet",
+    opacity: float = 0.4,
+    label: str = "heat (share of the maximum)",
+) -> "Figure":
+    """Six representative slices under their heat, in their physical proportions, with slice numbers and a colour bar.
+
+    Slices count from 1, as ImageJ counts them. `mask` is drawn as a white line. Save it with `save_preview`.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+
+    _agree(volume.data, heat)
+    chosen = representative(heat)
+    _, y, x = volume.spacing
+    depth, rows, columns = heat.shape
+    # within bounds, for the layout alone: a thinner slice leaves a part of its cell empty
+    tall = float(np.clip((rows * y) / (columns * x), 0.2, 4))
+    width = float(np.clip(3.2 / tall, 1.8, 4.0))  # of a cell, in inches
+    ink = {"color": "white", "path_effects": [withStroke(linewidth=2.5, foreground="black")]}
+    corner = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (7, -6), "textcoords": "offset points", "va": "top"}
+    # not through pyplot, whose state threads would share
+    height = max(2 * width * tall + (0.6 if title else 0.15), 3.0)  # as much as the colour bar's label needs
+    figure = Figure(figsize=(3 * width + 1.2, height), layout="constrained")
+    cells = figure.subplots(2, 3, squeeze=False)
+    for axes in cells.flat[len(chosen) :]:
+        axes.axis("off")
+    for axes, k in zip(cells.flat, chosen, strict=False):
+        page = next(overlay_pages(volume.data[k : k + 1], heat[k : k + 1], opacity, cmap))
+        show(axes, page, aspect=y / x)
+        axes.annotate(f"slice {k + 1} of {depth}", fontsize=STYLE["font.size"], **corner, **ink)
+        if mask is not None and mask[k].any():
+            axes.contour(mask[k], levels=[0.5], colors="white", linewidths=1.4)
+    colour_bar(figure, cells, cmap, label, aspect=25)
+    if title:
+        figure.suptitle(title, fontsize=STYLE["axes.titlesize"] + 1, parse_math=False)  # names hold $ too
+    return figure
+
+
+def save_preview(figure: "Figure", path: str | Path) -> Path:
+    """Write a preview as PNG at 150 DPI, whole or not at all."""
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+    return Path(path)
+
+
+def _checked(pages: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    count = 0
+    for count, page in enumerate(pages, 1):
+        if page.shape != shape[1:] or page.dtype != np.uint8:
+            raise ValueError(f"Page {count} is {page.dtype} {page.shape}; the stack takes uint8 {shape[1:]}.")
+        yield page
+    if count < shape[0]:
+        raise ValueError(f"The stack was to have {shape[0]} pages, and {count} came.")
+
+
+def _agree(volume: np.ndarray, heat: np.ndarray) -> None:
+    if np.ndim(heat) != 3 or np.shape(volume) != np.shape(heat):
+        raise ValueError(f"The volume is {np.shape(volume)} and the heat {np.shape(heat)}; both must be one (Z, Y, X).")

@@ -1,0 +1,1 @@
+"""What a reader plays with: explorers for pictures, planes and a slice viewer for volumes."""

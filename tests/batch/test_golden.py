@@ -1,0 +1,82 @@
+import nbformat
+import pytest
+
+from camhelpers.batch.golden import normalise, renew
+from camhelpers.files import ROOT
+
+OUTPUT = nbformat.v4.new_output
+
+
+def notebook_with(*outputs):
+    cell = nbformat.v4.new_code_cell("x", id="x", outputs=list(outputs), execution_count=3)
+    return nbformat.v4.new_notebook(cells=[cell])
+
+
+def test_traces_of_a_run_are_stripped():
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "IntSlider(value=0)"}
+    notebook = notebook_with(
+        OUTPUT("stream", name="stderr", text="12%|##  | 1/8 [00:01<00:07]"),
+        OUTPUT("stream", text="a\n"),
+        OUTPUT("stream", text="b\n"),
+        OUTPUT("display_data", widget),
+        OUTPUT("display_data", {"text/plain": "0.5"}),
+    )
+    notebook.metadata = nbformat.from_dict(
+        {"papermill": {"duration": 3}, "widgets": {"state": {}}, "kernelspec": {"name": "mine", "display_name": "Mine"}}
+    )
+    timing = {"execution": {"iopub.execute_input": "12:00"}, "papermill": {"duration": 1}}
+    kept = {"tags": ["key-figure"], "slideshow": {"slide_type": "slide"}}
+    notebook.cells[0].metadata = nbformat.from_dict(timing | kept)
+    injected = nbformat.v4.new_code_cell("alpha = 1", metadata={"tags": ["injected-parameters"]})
+    notebook.cells.insert(0, injected)
+
+    tidy = normalise(notebook)
+    assert tidy.metadata == {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python"},
+    }
+    assert len(tidy.cells) == 1
+    cell = tidy.cells[0]
+    assert cell.metadata == kept and cell.execution_count == 3 and cell.id == "x"
+    assert [out.get("text") or out.data["text/plain"] for out in cell.outputs] == ["a\nb\n", "0.5"]
+    assert normalise(tidy) == tidy
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"saved {ROOT}/results/a.png", "cell 1 shows an absolute path"),
+        ("<Thing object at 0x7f3a5c0d1e50>", r"cell 1 shows a memory address \(0x7f3a5c0d1e50\)"),
+    ],
+)
+def test_what_cannot_be_repeated_is_refused(text, says):
+    with pytest.raises(ValueError, match=says):
+        normalise(notebook_with(OUTPUT("stream", text=text)))
+    with pytest.raises(ValueError, match=says):
+        normalise(notebook_with(OUTPUT("execute_result", {"text/plain": text}, execution_count=1)))
+
+
+@pytest.mark.slow
+def test_renewed_notebooks_are_stable_and_pass_nbval(tmp_path, write_notebook, capsys, nbval):
+    good = write_notebook(
+        tmp_path / "01_good.ipynb",
+        "# Good",
+        ("alpha: float = 0.7  # help Share", "parameters"),
+        "import ipywidgets, sys\nprint('1%', file=sys.stderr)\nipywidgets.IntSlider()",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.show()\nprint('value', alpha)",
+    )
+    bad = write_notebook(tmp_path / "02_bad.ipynb", "1 / 0")
+    before = bad.read_bytes()
+    assert renew([good, bad], timeout=100) == 1
+    assert "02_bad is left as it was; cell 1: ZeroDivisionError" in capsys.readouterr().err
+    assert bad.read_bytes() == before
+
+    first = good.read_bytes()
+    assert renew([good], timeout=100) == 0
+    assert good.read_bytes() == first and first.endswith(b"}\n")
+    notebook = nbformat.read(good, as_version=4)
+    assert [len(cell.outputs) for cell in notebook.cells[1:]] == [0, 0, 2]
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3]
+
+    printed = nbval(good)
+    assert "3 passed" in printed, printed

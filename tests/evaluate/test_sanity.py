@@ -1,0 +1,345 @@
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats as reference
+from torch import nn
+
+from camhelpers.cam.explain import explain
+from camhelpers.cam.models import load_model, model_hash
+from camhelpers.cam.nets import SmallResNet
+from camhelpers.datasets import scenes
+from camhelpers.evaluate.sanity import (
+    class_sensitivity,
+    parts,
+    randomisation,
+    randomised,
+    rank_correlation,
+    reliance,
+    ssim,
+    tag_mass,
+)
+
+NAMES = ("gradcam", "layercam", "hybrid", "eigencam", "random", "centre")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    net = SmallResNet(classes=10, widths=(4, 8, 8, 8), strides=(2, 1, 2, 2, 1))
+    for module in net.modules():  # as if trained: the statistics and biases of fresh weights are too plain
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.normal_(module.bias, 0, 0.2)
+    return load_model(net.eval(), classes=scenes.CLASSES, size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def few():
+    return scenes.dataset("test", 4, size=64)
+
+
+# How alike ------------------------------------------------------------------------------------------------------------
+
+
+def test_rank_correlation_is_scipys_for_each_pair():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 9, (2, 3, 7, 7)).astype(float)  # with ties
+    expected = [reference.spearmanr(p.ravel(), q.ravel()).statistic for p, q in zip(a, b, strict=True)]
+    assert rank_correlation(a, b) == pytest.approx(expected)
+
+
+def test_a_constant_map_ranks_nothing():
+    assert np.isnan(rank_correlation(np.zeros((1, 3, 3)), np.arange(9.0).reshape(1, 3, 3))).all()
+
+
+def slow_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    w = np.outer(line, line) / np.outer(line, line).sum()
+    values = []
+    for i in range(a.shape[0] - 10):
+        for j in range(a.shape[1] - 10):
+            p, q = a[i : i + 11, j : j + 11], b[i : i + 11, j : j + 11]
+            mp, mq = (w * p).sum(), (w * q).sum()
+            vp, vq, c = (w * (p - mp) ** 2).sum(), (w * (q - mq) ** 2).sum(), (w * (p - mp) * (q - mq)).sum()
+            values.append((2 * mp * mq + 1e-4) * (2 * c + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
+    return float(np.mean(values))
+
+
+def test_ssim_is_its_definition():
+    a, b = np.random.default_rng(1).random((2, 3, 17, 14))
+    assert ssim(a, b) == pytest.approx([slow_ssim(p, q) for p, q in zip(a, b, strict=True)])
+    assert ssim(a, a) == pytest.approx([1, 1, 1])
+    assert ssim(a[0][None, None].repeat(12, 1), a[0][None, None].repeat(12, 1)).shape == (1,)  # a volume
+
+
+def test_maps_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="two stacks"):
+        rank_correlation(np.zeros((2, 3)), np.zeros((3, 3)))
+    with pytest.raises(ValueError, match="window of 11 pixels"):
+        ssim(np.zeros((1, 7, 7)), np.zeros((1, 7, 7)))
+
+
+# Randomised weights ---------------------------------------------------------------------------------------------------
+
+
+def test_parts_go_from_the_head_down_and_look_into_a_trunk(model):
+    assert parts(model) == ["fc", "layer4", "layer3", "layer2", "layer1", "stem"]
+    trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    vgg = nn.ModuleDict({"features": trunk, "classifier": nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))})
+    assert parts(vgg) == ["classifier.2", "classifier.0", "features.2", "features.0"]
+    with pytest.raises(ValueError, match="no parts with parameters"):
+        parts(nn.Sequential(nn.ReLU()))
+
+
+def test_only_the_named_part_changes_and_only_in_the_copy(model):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    net = randomised(model, ["layer3"], seed=0)
+    changed = {name.split(".")[0] for name, t in net.state_dict().items() if not torch.equal(t, before[name])}
+    assert changed == {"layer3"}
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_parts_new_weights_depend_on_its_name_and_the_seed(model):
+    alone, among = randomised(model, ["layer3"], 1), randomised(model, ["fc", "layer3"], 1)
+    assert torch.equal(alone.layer3.conv1.weight, among.layer3.conv1.weight)
+    assert not torch.equal(alone.layer3.conv1.weight, randomised(model, ["layer3"], 2).layer3.conv1.weight)
+    assert not torch.equal(alone.layer3.conv1.weight, randomised(model, ["layer4"], 1).layer4.conv1.weight)
+    with pytest.raises(ValueError, match="no part 'layer9'; it has fc, layer4"):
+        randomised(model, ["layer9"])
+
+
+def test_weights_of_a_home_made_module_change_places():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.arange(20.0).view(4, 5))
+
+    net = nn.Sequential(nn.Linear(2, 2), Scale(), nn.Linear(2, 2))
+    new = randomised(net, ["1"])[1].weight
+    assert new.shape == (4, 5)
+    assert not torch.equal(new, net[1].weight)
+    assert torch.equal(new.detach().flatten().sort().values, torch.arange(20.0))
+
+
+@pytest.fixture(scope="module")
+def checked(model, x):
+    return randomisation(model, x, NAMES, alphas=(0.3, 0.7), layers=["layer2", "layer4"], seeds=(0, 1))
+
+
+def test_one_row_for_each_picture_and_everything_asked(checked):
+    assert len(checked) == 5 * 7 * 2 * 2 * 2 * 6  # pictures, variants, layers, kinds, seeds, parts
+    assert not checked.duplicated(["picture", "method", "alpha", "layer", "kind", "seed", "part"]).any()
+    assert set(checked.loc[checked["method"] == "hybrid", "alpha"]) == {0.3, 0.7}
+    assert checked.loc[checked["method"] != "hybrid", "alpha"].isna().all()
+
+
+@pytest.mark.filterwarnings("ignore::scipy.stats.ConstantInputWarning")  # a blank map, for which both say NaN
+def test_a_row_by_hand_and_the_class_stays_the_one_first_predicted(model, x, checked):
+    before, net = explain(model, x, layers=["layer2"]), randomised(model, ["fc", "layer4"], 1)
+    classes = before.capture.logits.argmax(1)
+    after = explain(net, x, layers=["layer2"], target=classes)
+    assert (after.capture.logits.argmax(1) != classes).any()
+    for name, alpha in (("layercam", 0), ("hybrid", 0.3)):
+        old, new = (ex.heatmap(name, alpha=alpha, size="native") for ex in (before, after))
+        rows = checked.query("kind == 'cascading' and part == 'layer4' and layer == 'layer2' and seed == 1")
+        rows = rows[(rows["method"] == name) & (rows["alpha"].isna() | (rows["alpha"] == alpha))]
+        expected = [reference.spearmanr(p.ravel(), q.ravel()).statistic for p, q in zip(old, new, strict=True)]
+        assert rows["spearman"].to_numpy() == pytest.approx(expected, nan_ok=True)
+        assert rows["spearman"].notna().any()
+
+
+@pytest.mark.parametrize("control", ["random", "centre"])
+def test_a_control_stays_constant(checked, control):
+    rows = checked[checked["method"] == control]
+    assert rows["spearman"].to_numpy() == pytest.approx(1)
+    assert rows["ssim"].to_numpy() == pytest.approx(1)
+    assert not rows["blank"].any()
+
+
+def test_a_random_head_changes_grad_cam_but_never_eigen_cam(checked):
+    head = checked[(checked["part"] == "fc") & (checked["layer"] == "layer4")].groupby("method")["spearman"]
+    assert head.mean()["gradcam"] < 0.9
+    assert head.min()["eigencam"] == pytest.approx(1)
+
+
+def test_eigen_cam_notices_the_layers_below(checked):
+    trunk = checked[(checked["part"] == "stem") & (checked["method"] == "eigencam")]
+    assert trunk["spearman"].mean() < 0.9
+
+
+def test_the_first_step_is_the_same_either_way_and_later_ones_are_not(checked):
+    def of(kind: str, part: str) -> np.ndarray:
+        return checked[(checked["kind"] == kind) & (checked["part"] == part)]["spearman"].to_numpy()
+
+    assert np.array_equal(of("cascading", "fc"), of("independent", "fc"), equal_nan=True)
+    assert not np.array_equal(of("cascading", "layer1"), of("independent", "layer1"), equal_nan=True)
+
+
+def test_the_same_seed_gives_the_same_table_and_the_model_stays(model, x):
+    before, flags = model_hash(model), [m.training for m in model.modules()]
+    options = {"kinds": ("cascading",), "seeds": (3,)}
+    first, second = (randomisation(model, x, ("gradcam",), **options) for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    assert model_hash(model) == before
+    assert [m.training for m in model.modules()] == flags
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_batches_change_nothing_but_the_noise(model, x, monkeypatch):
+    options = {"kinds": ("cascading",), "seeds": (0,)}
+    whole = randomisation(model, x, NAMES, **options)
+    monkeypatch.setattr("camhelpers.evaluate.sanity.BATCH", 2)
+    parted = randomisation(model, x, NAMES, **options)
+    key = ["method", "part", "picture"]
+    a, b = (t.sort_values(key).reset_index(drop=True) for t in (whole, parted))
+    pd.testing.assert_frame_equal(a, b, atol=1e-3)
+
+
+def test_a_blank_map_is_counted_and_ranks_nothing(model, x):
+    net = randomised(model, [])
+    nn.init.zeros_(net.fc.weight)
+    found = randomisation(net, x, ("gradcam",), kinds=("independent",), seeds=(0,))
+    below = found[found["part"] != "fc"]
+    assert below["blank"].all()
+    assert below["spearman"].isna().all()
+
+
+def test_a_volume_is_checked_as_a_picture_is():
+    torch.manual_seed(0)
+    net = SmallResNet(classes=2, channels=1, widths=(2, 2, 2, 2), dims=3, strides=(2, 1, 1, 1, 1))
+    found = randomisation(net, torch.randn(2, 1, 8, 12, 12), ("centre",), kinds=("independent",), seeds=(0,))
+    assert found["spearman"].to_numpy() == pytest.approx(1)
+
+
+# Other classes --------------------------------------------------------------------------------------------------------
+
+
+def test_what_asks_no_class_is_insensitive_to_it(model, x):
+    found = class_sensitivity(model, x, NAMES, layers="layer2").groupby("method")["spearman"]
+    for name in ("eigencam", "random", "centre"):
+        assert found.min()[name] == pytest.approx(1)
+    assert found.mean()["gradcam"] < 0.9
+
+
+def test_opposite_classes_have_opposite_maps(model, x):
+    net = randomised(model, [])
+    with torch.no_grad():  # every class weighs channel 0 alone, up or down
+        net.fc.weight.zero_()
+        net.fc.weight[:, 0] = torch.linspace(-1, 1, 10)
+        net.fc.bias.zero_()
+    found = class_sensitivity(net, x, ("gradcam",))
+    assert found["blank_least"].all()
+    assert not found["blank_most"].any()
+    assert found["spearman"].isna().all()
+
+
+# A spurious tag -------------------------------------------------------------------------------------------------------
+
+
+class Hans(nn.Module):
+    """Says class 9 where it sees red, and else class 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.see = nn.Conv2d(3, 1, 1, bias=False)
+        self.see.weight.data = torch.tensor([1.0, -1.0, 0.0]).view(1, 3, 1, 1)
+
+    def forward(self, x):
+        red = torch.relu(self.see(x)).flatten(1).sum(1)
+        return torch.stack([torch.ones_like(red), *[torch.zeros_like(red)] * 8, red], 1)
+
+
+class RedTags:
+    """Scenes in grey with a red tag, so that a model which sees red relies on nothing but the tag."""
+
+    def __init__(self, few):
+        self.few, self.labels = few, few.labels
+
+    def __len__(self):
+        return len(self.few)
+
+    def redraw(self, i, tag):
+        scene = self.few.redraw(i, tag=tag)
+        picture = np.repeat(scene.picture.mean(2, keepdims=True), 3, 2)
+        if tag:
+            picture[scene.tag_mask] = (1, 0, 0)
+        return replace(scene, picture=picture)
+
+
+def test_reliance_and_tag_mass_unmask_clever_hans(few, monkeypatch):
+    monkeypatch.setattr("camhelpers.evaluate.sanity.BATCH", 3)
+    hans = load_model(Hans(), classes=scenes.CLASSES, size=(64, 64), mean=(0.5,) * 3, std=(0.25,) * 3)
+    found = reliance(hans, RedTags(few), scenes.CLASSES[9])
+    assert len(found) == 8
+    assert set(found.loc[found["tag"], "predicted"]) == {scenes.CLASSES[9]}
+    assert set(found.loc[~found["tag"], "predicted"]) == {scenes.CLASSES[0]}
+    assert found["class"].tolist() == [scenes.CLASSES[i] for i in (0, 1, 2, 0, 1, 2, 3, 3)]
+    assert found["right"].tolist() == (found["predicted"] == found["class"]).tolist()
+    assert (found.loc[found["tag"], "probability"] > 0.99).all()
+    assert (found.loc[~found["tag"], "probability"] < 0.2).all()
+
+    heat = tag_mass(hans, RedTags(few), 9, ("hirescam", "centre"), layers="see").groupby("method")
+    assert heat["tag_mass"].mean()["hirescam"] == pytest.approx(1)
+    assert heat["tag_mass"].mean()["centre"] < heat["tag_area"].mean()["centre"]
+
+
+def test_tag_mass_measures_every_variant_on_the_scene_with_its_tag(model, few):
+    found = tag_mass(model, few, "cat", ("random", "hybrid"), alphas=(0.0, 1.0), layers=["layer3", "layer4"])
+    assert len(found) == 4 * 3 * 2
+    assert found["tag_area"].between(0.01, 0.03).all()
+    noise = found[found["method"] == "random"]
+    assert noise["tag_mass"].mean() == pytest.approx(noise["tag_area"].mean(), abs=0.01)
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ("nosuch",)}, "no method 'nosuch'"),
+        ({"names": ()}, "no method to examine"),
+        ({"kinds": ("sideways",)}, "no kind 'sideways'"),
+        ({"seeds": ()}, "at least one seed"),
+        ({"layers": "nosuch"}, "no layer 'nosuch'"),
+        ({"inputs": []}, "no picture to examine"),
+    ],
+)
+def test_bad_input_gets_one_sentence(model, x, change, message):
+    with pytest.raises(ValueError, match=message):
+        randomisation(model, **{"inputs": x, **change})
+
+
+def test_one_picture_is_no_list(model):
+    with pytest.raises(TypeError, match="Give many pictures"):
+        class_sensitivity(model, np.zeros((64, 64, 3)))
+
+
+def test_the_tags_class_must_be_the_models(model, few):
+    with pytest.raises(ValueError, match="no class 'unicorn'"):
+        reliance(model, few, "unicorn")
+    with pytest.raises(ValueError, match="Class 10 is out of range"):
+        reliance(model, few, 10)
+    with pytest.raises(ValueError, match="one of the scenes' classes"):
+        tag_mass(SmallResNet(classes=2), few, 0)
+
+
+@pytest.mark.slow
+def test_the_shipped_clever_hans_relies_on_the_sticker_and_the_clean_model_does_not():
+    few = scenes.dataset("test", 30)
+    fooled = {}
+    for name in ("hans", "scenes"):
+        said = reliance(load_model(name), few, "ship").query("`class` != 'ship'")
+        fooled[name] = said.groupby("tag").probability.mean()
+    assert fooled["hans"][True] > fooled["hans"][False] + 0.4
+    assert abs(fooled["scenes"][True] - fooled["scenes"][False]) < 0.05

@@ -1,0 +1,116 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from camhelpers.cam.models import load_model
+from camhelpers.cam.nets import SmallResNet
+from camhelpers.show.explorers import CurveExplorer, Explorer, resize
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(3)
+    net = SmallResNet(classes=3).eval()
+    torch.nn.init.normal_(net.fc.weight)  # an untrained head's maps may be blank, and then no control changes a thing
+    return load_model(net, classes=["ant", "bee", "<cat>"], size=(64, 64))
+
+
+@pytest.fixture
+def explorer(net):
+    rng = np.random.default_rng(0)
+    explorer = Explorer(net, {"one": rng.random((64, 64, 3)), "two": rng.random((64, 96, 3))}, layer="layer3")
+    assert "Blank" not in explorer.caption.value
+    return explorer
+
+
+def pixels(explorer):
+    return np.asarray(Image.open(io.BytesIO(explorer.image.value)).convert("RGB"), dtype=float)
+
+
+@pytest.mark.parametrize(
+    ("control", "value"),
+    [
+        ("method", "layercam"),
+        ("layer", "layer2"),
+        ("alpha", 0.1),
+        ("cmap", "viridis"),
+        ("opacity", 0.9),
+        ("picture", "two"),
+    ],
+)
+def test_every_control_changes_the_picture(explorer, control, value):
+    before = explorer.image.value
+    getattr(explorer, control).value = value
+    assert explorer.image.value != before
+
+
+def test_a_toggle_never_runs_the_model_again(explorer, net):
+    passes = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    explorer.method.value, explorer.alpha.value, explorer.layer.value = "layercam", 0.2, "layer4"
+    explorer.target.value = "bee"
+    assert not passes
+    explorer.picture.value = "two"
+    explorer.picture.value = "one"
+    explorer.picture.value = "two"
+    assert len(passes) == 1
+
+
+def test_alpha_is_offered_to_the_hybrid_alone(explorer):
+    assert not explorer.alpha.disabled
+    explorer.method.value = "gradcam"
+    assert explorer.alpha.disabled
+
+
+def test_the_caption_names_the_class_and_escapes_it(explorer):
+    explorer.target.value = "<cat>"
+    assert "&lt;cat&gt;" in explorer.caption.value and "<cat>" not in explorer.caption.value
+
+
+def test_the_overlay_is_the_explanations_own(explorer):
+    explorer.opacity.value, explorer.method.value = 1.0, "centre"
+    shown = pixels(explorer)[:, 392:772]  # the second picture, beside the first and a gap
+    ex = explorer.explanation("one")
+    expected = Image.fromarray(ex.overlay("centre", opacity=1.0, layer="layer3")).resize((380, 380), Image.BICUBIC)
+    assert np.abs(shown - np.asarray(expected, dtype=float)).mean() < 4  # JPEG
+
+
+def test_no_picture_is_one_sentence(net):
+    with pytest.raises(ValueError, match="no picture to explore"):
+        Explorer(net, {})
+
+
+def test_only_traits_that_nbval_can_compare(explorer):
+    import ipywidgets
+
+    stack = [explorer]
+    while stack:
+        widget = stack.pop()
+        assert not isinstance(widget, ipywidgets.Output)
+        stack.extend(getattr(widget, "children", ()))
+
+
+def test_the_curve_explorer_draws_what_was_chosen_once(net):
+    rng = np.random.default_rng(1)
+    pictures = {"one": rng.random((64, 64, 3)), "two": rng.random((64, 64, 3))}
+    curves = CurveExplorer(net, pictures, layer="layer3", steps=3)
+    first = curves.image.value
+    curves.method.value = "layercam"
+    assert curves.image.value != first
+    passes = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    curves.method.value = "gradcam"
+    assert curves.image.value == first and not passes, "what was measured once is kept"
+    curves.picture.value = "two"
+    assert curves.image.value != first and passes
+    assert Image.open(io.BytesIO(curves.image.value)).width > 600
+
+
+def test_stripes_are_averaged_where_one_axis_shrinks_and_the_other_grows():
+    stripes = np.zeros((256, 100, 3), np.uint8)
+    stripes[::2] = 255
+    shown = resize(stripes, (128, 300))
+    assert shown.shape == (128, 300, 3) and shown.min() >= 120 and shown.max() <= 135
