@@ -24,7 +24,7 @@ pytestmark = [
 
 VIEWER = """
 import numpy as np
-from camhelpers.viewer import VolumeViewer
+from camhelpers.show.viewer import VolumeViewer
 z, y, x = np.indices((12, 16, 20)) / 20
 heats = {"gradcam": z.astype("float32"), "layercam": (x * x).astype("float32")}
 VolumeViewer((x * y).astype("float32"), heats, (0.1, 0.1, 0.1))

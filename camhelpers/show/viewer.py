@@ -4,7 +4,6 @@ Callbacks set traits of `Image` and `HTML` only, as in `widgets`.
 """
 
 import html
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -113,7 +112,7 @@ class VolumeViewer(w.VBox):
     def heat(self) -> tuple[np.ndarray, tuple[int, int, int]]:
         """The chosen heat as rows of the colour table, uint8, and its hottest voxel; kept, at a byte a voxel."""
         method = METHODS.get(self.method.value)
-        takes_alpha = callable(self.heats) and method and "alpha" in inspect.signature(method).parameters
+        takes_alpha = callable(self.heats) and method and "alpha" in method.takes
         self.alpha.disabled = not takes_alpha
         key = (self.method.value, self.alpha.value if takes_alpha else None)
         if key not in self._kept:
