@@ -440,6 +440,6 @@ def test_encode_refuses_unknown_formats_and_qualities():
 
 
 def test_importing_the_room_loads_no_decoder():
-    code = "import sys, camhelpers.images; print(sorted({'cv2', 'PIL', 'tifffile', 'requests'} & set(sys.modules)))"
+    code = "import sys, camhelpers.io.images; print(sorted({'cv2', 'PIL', 'tifffile', 'requests'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"

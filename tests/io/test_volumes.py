@@ -613,7 +613,7 @@ def test_reading_costs_little_beside_the_result(tmp_path):
     path = tmp_path / "cube.tif"
     tifffile.imwrite(path, RNG.integers(0, 256, (192, 256, 256), dtype=np.uint8), compression="lzw")
     code = (
-        "import resource, sys, numpy, tifffile, imagecodecs, camhelpers.volumes as v\n"
+        "import resource, sys, numpy, tifffile, imagecodecs, camhelpers.io.volumes as v\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "volume = v.read_volume(sys.argv[1])\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, volume.data.nbytes // 1024)"
@@ -624,6 +624,6 @@ def test_reading_costs_little_beside_the_result(tmp_path):
 
 
 def test_the_room_is_light_to_import():
-    code = "import sys, camhelpers.volumes; print([n for n in ('nibabel', 'pydicom', 'tifffile') if n in sys.modules])"
+    code = "import sys, camhelpers.io.volumes; print([n for n in ('nibabel', 'pydicom', 'tifffile') if n in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.strip() == "[]"
