@@ -10,9 +10,11 @@
 import importlib
 
 from .cam.capture import Capture, capture
+from .cam.cards import Card
 from .cam.explain import Explanation, explain, predict
+from .cam.layers import layer_name, stages
 from .cam.methods import METHODS, register
-from .cam.models import Card, layer_name, load_model, model_hash, save_model, stages
+from .cam.models import load_model, model_hash, save_model
 from .files import ROOT, VERSION, results_dir
 
 __version__ = VERSION

@@ -4,13 +4,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .models import layer_name
+from .layers import layer_name
 
 Target = int | str | Callable[[Any], Tensor] | Sequence[int | str] | Tensor | None
 
+_UNREACHED = "The score depends neither on a captured layer nor on the input; does the model detach its features?"
 KEPT = 16
 """How many targets' gradients a capture keeps; the oldest go, since all classes of ImageNet would fill the memory."""
 
@@ -44,15 +46,18 @@ class Capture:
 
     def gradients(self, target: Target = None) -> dict[str, Tensor]:
         """G by layer, for class indices `(N,)`, one index, a callable on one sample's output, or None (predicted)."""
-        score, key = self._score(target)
+        key = target if callable(target) else tuple(self.classes(target).tolist())
         if key in self._gradients:
             return self._gradients[key]
         held = list(self._held.values())
         with torch.inference_mode(False), torch.enable_grad():
+            if callable(target):
+                score = total(self.output, len(held[0]), target)
+            else:
+                index = torch.tensor(key, device=self.output.device)  # new: the target may be an inference tensor
+                score = self.output.gather(1, index[:, None]).sum()
             if not score.requires_grad:
-                raise ValueError(
-                    "The score does not depend on the captured layers; does the model detach its features?"
-                )
+                raise ValueError(_UNREACHED)
             grads = torch.autograd.grad(score, held, retain_graph=True, allow_unused=True)
         # a layer the score does not reach gets no evidence, and so a blank map
         found = {n: torch.zeros_like(a) if g is None else g for (n, a), g in zip(self.A.items(), grads, strict=True)}
@@ -60,19 +65,6 @@ class Capture:
             self._gradients.pop(next(iter(self._gradients)))
         self._gradients[key] = found
         return found
-
-    def _score(self, target: Target) -> tuple[Tensor, Any]:
-        n = len(next(iter(self.A.values())))
-        with torch.inference_mode(False), torch.enable_grad():
-            if callable(target):
-                scores = [target(sample(self.output, i)) for i in range(n)]
-                for s in scores:
-                    if not isinstance(s, Tensor) or s.numel() != 1:
-                        raise TypeError("The target must return one number, as a tensor, for one sample's output.")
-                return torch.stack([s.reshape(()) for s in scores]).sum(), target
-            chosen = tuple(self.classes(target).tolist())
-            index = torch.tensor(chosen, device=self.output.device)  # anew: the target may be an inference tensor
-            return self.output.gather(1, index[:, None]).sum(), chosen
 
     def classes(self, target: Target = None) -> Tensor:
         """The class index of each sample `(N,)`, checked against the output."""
@@ -96,6 +88,22 @@ class Capture:
         return index.expand(n).cpu()
 
 
+def resolve_target(target: Target, classes: Sequence[str]) -> Target:
+    """Turn class names into indices; leave the rest as it is.
+
+    >>> resolve_target("dog", ["cat", "dog"])
+    1
+    """
+    if isinstance(target, str):
+        if target not in classes:
+            known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+            raise ValueError(f"The model has no class {target!r}; it knows {known or 'no names of classes'}.")
+        return list(classes).index(target)
+    if isinstance(target, np.ndarray):
+        target = target.tolist()
+    return [resolve_target(t, classes) for t in target] if isinstance(target, (list, tuple)) else target
+
+
 def sample(output: Any, i: int) -> Any:
     """The output of one sample, whatever containers the model returns.
 
@@ -109,6 +117,17 @@ def sample(output: Any, i: int) -> Any:
     if isinstance(output, (tuple, list)):
         return type(output)(sample(value, i) for value in output)
     return output
+
+
+def total(output: Any, n: int, target: Callable[[Any], Tensor]) -> Tensor:
+    """The sum of the samples' scores, whose gradients do not mix the samples."""
+    scores = [target(sample(output, i)) for i in range(n)]
+    if not all(isinstance(score, Tensor) and score.numel() == 1 for score in scores):
+        raise TypeError("The target must return one number, as a tensor, for one sample's output.")
+    found = torch.stack([score.reshape(()) for score in scores]).sum()
+    if not found.requires_grad:
+        raise ValueError(_UNREACHED)
+    return found
 
 
 def capture(

@@ -2,20 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import methods
-from .capture import Capture, Target, capture, eval_mode
+from .capture import Capture, Target, capture, eval_mode, resolve_target
+from .cards import Card
+from .geometry import upsample
 from .gradients import PERCENTILE, SAMPLES, SPREAD, NoisyGradients, noisy_gradients
-from .models import Card, layer_name
+from .inputs import Inputs, card_of, prepare
+from .layers import layer_name
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ..io.volumes import Volume
 
 Size = Literal["input", "model", "native"]
@@ -40,17 +43,20 @@ class Explanation:
 
     model: nn.Module
     capture: Capture
-    inputs: Tensor
+    source: Inputs
     target: Target
     card: Card | None
-    single: bool
-    pictures: np.ndarray | None
-    """What was explained, `(N, H, W, 3)` in 0..1; None where the input is no picture."""
-    view: tuple[int, int, int, int] | None
-    """The box (top, left, height, width) of the pictures that the model saw; None for all of the input."""
-    volumes: "list[Volume]" = field(default_factory=list)
-    """What was explained, where it was read as volumes."""
     _noise: dict[Any, NoisyGradients] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the model took, `(N, C, *spatial)`."""
+        return self.source.tensor
+
+    @property
+    def single(self) -> bool:
+        """Whether one picture or volume was explained, not a batch."""
+        return self.source.single
 
     # what the model says -------------------------------------------------------------------------------------------
 
@@ -119,7 +125,7 @@ class Explanation:
 
     def heat(
         self, method: str = "gradcam", *, percentile: float = PERCENTILE, size: Size = "input", **options: Any
-    ) -> "Heat":
+    ) -> Heat:
         """The map that `heatmap` gives with these options, the raw one, and the numbers that lie between the two."""
         return self._scaled(self._raw(method, **options), method, percentile, size)
 
@@ -145,16 +151,16 @@ class Explanation:
     @property
     def picture(self) -> np.ndarray:
         """What was explained, `(H, W, 3)` in 0..1, or `(N, H, W, 3)` for a batch."""
-        if self.pictures is None:
+        if self.source.pictures is None:
             raise ValueError("This input is no picture; draw its slices with camhelpers.render.overlay.")
-        return self.pictures[0] if self.single else self.pictures
+        return self.source.pictures[0] if self.single else self.source.pictures
 
     @property
     def volume(self) -> "Volume":
         """What was explained, where it was one volume."""
-        if not (self.single and self.volumes):
-            raise ValueError("This input was not read as one volume; see `volumes`.")
-        return self.volumes[0]
+        if not (self.single and self.source.volumes):
+            raise ValueError("This input was not read as one volume.")
+        return self.source.volumes[0]
 
     def overlay(
         self,
@@ -178,7 +184,7 @@ class Explanation:
         cmap: str = "jet",
         index: int = 0,
         **options: Any,
-    ):
+    ) -> "Figure":
         """A figure: the picture, and for each method its heat with a colour bar and its overlay."""
         from ..render import panel
 
@@ -189,8 +195,7 @@ class Explanation:
 
     def title(self, index: int = 0) -> str:
         """What the model says of one sample, for a heading: `cat 98 %`; nothing where it is no classifier."""
-        output = self.capture.output
-        if not isinstance(output, Tensor) or output.ndim != 2:
+        if not _scores_classes(self.capture.output):
             return ""
         row = probabilities(self.capture.logits[index])
         top = int(row.argmax())
@@ -226,7 +231,7 @@ class Explanation:
         A, G = self.capture.A[name], self.capture.gradients(self._asked(target))[name]
         return chosen(_full(A), _full(G), alpha=alpha, seed=seed)
 
-    def _scaled(self, raw: Tensor, method: str, percentile: float, size: Size) -> "Heat":
+    def _scaled(self, raw: Tensor, method: str, percentile: float, size: Size) -> Heat:
         """A raw map in 0..1: cut off at a percentile where it is one of gradients, resized, divided by its maximum."""
         if not 0 < percentile <= 100:
             raise ValueError(f"percentile is {percentile}; it lies above 0, and 100 cuts nothing off.")
@@ -246,27 +251,26 @@ class Explanation:
 
     def _noisy(self, target: Target, samples: int, spread: float, seed: int) -> NoisyGradients:
         """The run that both gradient methods share; the last one is kept."""
-        target = self._asked(target)
-        asked = target if callable(target) else self.capture.classes(target)
-        key = (asked if callable(asked) else tuple(asked.tolist()), samples, spread, seed)
+        asked = self._asked(target)
+        asked = asked if callable(asked) else tuple(self.capture.classes(asked).tolist())
+        key = (asked, samples, spread, seed)
         if key not in self._noise:
             self._noise.clear()
-            options = {"samples": samples, "spread": spread, "seed": seed}
-            self._noise[key] = noisy_gradients(self.model, self.inputs, asked, **options)
+            self._noise[key] = noisy_gradients(
+                self.model, self.inputs, asked, samples=samples, spread=spread, seed=seed
+            )
         return self._noise[key]
 
     def _resized(self, heat: Tensor, size: Size) -> Tensor:
+        if size not in ("input", "model", "native"):
+            raise ValueError(f"size is {size!r}; it is 'input' (the picture's), 'model', or 'native' (the layer's).")
         if size == "native":
             return heat
-        if size not in ("input", "model"):
-            raise ValueError(f"size is {size!r}; it is 'input' (the picture's), 'model', or 'native' (the layer's).")
-        if size == "model" or (self.view is None and not self.volumes):
-            return upsample(heat, self.inputs.shape[2:])
-        if self.volumes:
-            shapes = {volume.data.shape for volume in self.volumes}
-            return upsample(heat, shapes.pop() if len(shapes) == 1 else self.inputs.shape[2:])
-        top, left, height, width = self.view  # what lies outside of a centre crop was never seen: no heat
-        whole = heat.new_zeros(len(heat), *self.pictures.shape[1:3])
+        view = self.source.view
+        if size == "model" or view is None:
+            return upsample(heat, self.inputs.shape[2:] if size == "model" else self.source.shape)
+        top, left, height, width = view  # what lies outside of a centre crop was never seen: no heat
+        whole = heat.new_zeros(len(heat), *self.source.shape)
         whole[:, top : top + height, left : left + width] = upsample(heat, (height, width))
         return whole
 
@@ -296,49 +300,28 @@ def explain(
     >>> ex.heatmap("hybrid", alpha=0.7).shape
     (224, 224)
     """
+    source = prepare(model, inputs, size)
     card = getattr(model, "card", None)
-    single, pictures, view, volumes = False, None, None, []
-    if size not in ("model", "native"):
-        raise ValueError(f"size is {size!r}; it is 'model' (that of the model's card) or 'native' (the volume's own).")
-    if isinstance(inputs, Tensor):
-        x = inputs
-        pictures = _pictures_of(x, card)
-    else:
-        card = _card_of(model)
-        single = _is_single(inputs, card)
-        given = [inputs] if single else inputs
-        if len(card.size) == 3:
-            x, volumes = _prepare_volumes(given, card, size)
-        else:
-            x, pictures, view = _prepare(given, card)
-    x = _to_device_of(model, x)
     names = card.classes if card else ()
     target = resolve_target(target, names)
-    held = capture(model, x, layers)
-    if names and isinstance(held.output, Tensor) and held.output.ndim == 2 and len(names) != held.output.shape[1]:
+    held = capture(model, source.tensor, layers)
+    if names and _scores_classes(held.output) and len(names) != held.output.shape[1]:
         raise ValueError(
             f"The model's card names {len(names)} classes, but the model has {held.output.shape[1]} outputs."
         )
     if not callable(target):
         target = held.classes(target)
-    return Explanation(model, held, x, target, card, single, pictures, view, volumes)
+    return Explanation(model, held, source, target, card)
 
 
 def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np.ndarray:
-    """Probabilities `(N, classes)` of many pictures, without any explanation; the model is left as it was."""
-    card = _card_of(model)
+    """Probabilities `(N, classes)` of many pictures or volumes, without an explanation; the model is left as it was."""
     if len(pictures) == 0:
         raise ValueError("There is no picture to predict; give at least one.")
-    rows = []
+    batch = 1 if len(card_of(model).size) == 3 else batch  # a volume is let go as soon as it is small
+    parts = [list(pictures[start : start + batch]) for start in range(0, len(pictures), batch)]
     with eval_mode(model), torch.inference_mode():
-        for start in range(0, len(pictures), batch):
-            some = pictures[start : start + batch]
-            if len(card.size) == 3:  # each is let go as soon as it is small
-                x = torch.cat([_prepare_volumes([one], card)[0] for one in some])
-            else:
-                x, _, _ = _prepare(some, card)
-            rows.append(probabilities(model(_to_device_of(model, x))).cpu().numpy())
-    return np.concatenate(rows)
+        return np.concatenate([probabilities(model(prepare(model, some).tensor)).cpu().numpy() for some in parts])
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -351,109 +334,8 @@ def probabilities(logits: Tensor) -> Tensor:
     return logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
 
 
-def resolve_target(target: Target, classes: Sequence[str]) -> Target:
-    """Turn class names into indices; leave the rest as it is.
-
-    >>> resolve_target("dog", ["cat", "dog"])
-    1
-    """
-    if isinstance(target, str):
-        if target not in classes:
-            known = (
-                f"it knows {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}"
-                if classes
-                else "it has no names"
-            )
-            raise ValueError(f"The model has no class {target!r}; {known}.")
-        return list(classes).index(target)
-    if isinstance(target, np.ndarray):
-        target = target.tolist()
-    if isinstance(target, (list, tuple)):
-        return [resolve_target(t.item() if isinstance(t, np.generic) else t, classes) for t in target]
-    return target
-
-
-def upsample(heat: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps `(N, *spatial)` linearly along every axis, as OpenCV's `resize` does (`align_corners=False`)."""
-    if tuple(heat.shape[1:]) == tuple(size):
-        return heat
-    if len(size) < 3:
-        mode = "bilinear" if len(size) == 2 else "linear"
-        return F.interpolate(heat[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
-    z, y, x = (_linear(before, after).to(heat) for before, after in zip(heat.shape[1:], size, strict=True))
-    slices = (y @ (heat @ x.T)).flatten(2)  # one axis after another: much faster than trilinear interpolation
-    out = heat.new_empty(0)
-    if heat.device.type == "cpu":  # NumPy asks for large pages of memory, and fresh small ones take half of the time
-        out = torch.from_numpy(np.empty((len(heat), size[0], slices.shape[2]), heat[:0].numpy().dtype))
-    return torch.matmul(z, slices, out=out).unflatten(2, size[1:])
-
-
-@lru_cache(maxsize=32)
-def _linear(before: int, after: int) -> Tensor:
-    """The weights `(after, before)` of linear interpolation between cell centres, held at the ends."""
-    return F.interpolate(torch.eye(before)[None], after, mode="linear", align_corners=False)[0].T.contiguous()
-
-
-def _card_of(model: nn.Module) -> Card:
-    card = getattr(model, "card", None)
-    if card is None:
-        raise TypeError(
-            "The model has no card that says how to prepare a picture; pass a ready tensor (N, C, H, W), "
-            "or give it one with load_model(model, classes=[...], size=..., mean=..., std=...)."
-        )
-    return card
-
-
-def _prepare(inputs: Sequence[Any], card: Card) -> tuple[Tensor, np.ndarray, tuple[int, int, int, int] | None]:
-    from ..io.images import read_image
-
-    if len(inputs) == 0:
-        raise ValueError("There is no picture to explain; give at least one.")
-    read = [read_image(source) for source in inputs]
-    x = torch.stack([card.prepare(picture) for picture in read])
-    if len({picture.shape for picture in read}) == 1:
-        height, width = read[0].shape[:2]
-        return x, np.stack(read), card.view(height, width)
-    return x, _pictures_of(x, card), None  # mixed sizes: shown as the model saw them
-
-
-def _is_single(inputs: Any, card: Card) -> bool:
-    """Whether this is one picture or volume; an array `(Z, Y, X, 3)` is one volume in colour."""
-    if isinstance(inputs, np.ndarray):
-        return inputs.ndim < 4 or (len(card.size) == 3 and inputs.ndim == 4 and inputs.shape[-1] == 3)
-    return not isinstance(inputs, (list, tuple))
-
-
-def _prepare_volumes(
-    inputs: Sequence[Any], card: Card, size: Literal["model", "native"] = "model"
-) -> tuple[Tensor, "list[Volume]"]:
-    from ..io.volumes import read_volume
-
-    if len(inputs) == 0:
-        raise ValueError("There is no volume to explain; give at least one.")
-    volumes = [read_volume(source, orientation=card.orientation) for source in inputs]
-    shapes = {volume.data.shape for volume in volumes}
-    if size == "native" and len(shapes) > 1:
-        raise ValueError("The volumes differ in size; explain them one by one, or at the model's size.")
-    return torch.stack([card.prepare_volume(volume.data, size) for volume in volumes]), volumes
-
-
-def _pictures_of(x: Tensor, card: Card | None) -> np.ndarray | None:
-    """A ready tensor as pictures: by the card's statistics, else stretched to 0..1 for each sample."""
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        return None
-    x = x.detach().float().cpu()
-    if card and len(card.mean) == x.shape[1]:
-        shown = card.display(x)
-    else:
-        low, high = x.flatten(1).amin(1).view(-1, 1, 1, 1), x.flatten(1).amax(1).view(-1, 1, 1, 1)
-        shown = (x - low) / (high - low).clamp_min(1e-12)
-    return shown.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-
-
-def _to_device_of(model: nn.Module, x: Tensor) -> Tensor:
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return x if weight is None else x.to(weight.device)
+def _scores_classes(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.ndim == 2
 
 
 def _full(x: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""The card of a model: what one must know to feed it and to read its answer."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from ..checks import checked
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow and OpenCV turn colour into grey
+
+
+@checked
+class Card:
+    """Name, classes, architecture, input size and statistics of a model, and how it was trained."""
+
+    name: str
+    classes: tuple[str, ...] = ()
+    architecture: str = ""
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    size: tuple[int, ...] = (224, 224)
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    fit: Literal["squash", "crop"] = "squash"
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    orientation: Literal["LPS", "RAS", "stored"] = "LPS"
+    """How a model of volumes wants a NIfTI turned: the directions of x, y and z, or as it is stored."""
+    training: dict[str, Any] = Field(default_factory=dict)
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.size) == 3 and self.mean == IMAGENET_MEAN:  # a grey volume, whose values in 0..1 stay unless stated
+            object.__setattr__(self, "mean", (0.0,))
+            object.__setattr__(self, "std", (1.0,))
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must have one positive number for each channel")
+
+    def prepare(self, picture: np.ndarray) -> Tensor:
+        """Turn a picture `(H, W, 3)` in 0..1 into what the model takes, `(C, *size)`."""
+        if len(self.size) != 2:
+            raise ValueError(f"{self.name!r} takes inputs with {len(self.size)} axes, not pictures; pass a tensor.")
+        x = torch.from_numpy(np.ascontiguousarray(picture, dtype=np.float32)).permute(2, 0, 1)[None]
+        if len(self.mean) == 1:
+            x = (x * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        height, width = x.shape[2:]
+        before = self._before_crop(height, width) if self.fit == "crop" else self.size
+        if (height, width) != before:
+            x = F.interpolate(x, before, mode=self.interpolation, align_corners=False, antialias=True).clamp(0, 1)
+        top, left = (round((b - s) / 2) for b, s in zip(before, self.size, strict=True))
+        return self.normalise(x[:, :, top : top + self.size[0], left : left + self.size[1]])[0]
+
+    def prepare_volume(self, volume: np.ndarray, size: Literal["model", "native"] = "model") -> Tensor:
+        """Turn a volume `(Z, Y, X)` in 0..1 into what the model takes, `(1, *size)`; "native" leaves its size alone.
+
+        An axis that shrinks is averaged, so that nothing is skipped; one that grows is interpolated.
+        """
+        if len(self.size) != 3 or len(self.mean) != 1:
+            raise ValueError(
+                f"{self.name!r} takes pictures or colours by its card, not grey volumes; a card for those has three "
+                "numbers in size and one in mean and std: load_model(net, size=(64, 96, 96), mean=(0.5,), std=(0.25,))."
+            )
+        x = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None, None]
+        if size == "model" and tuple(x.shape[2:]) != self.size:
+            x = F.adaptive_avg_pool3d(x, [min(n, s) for n, s in zip(x.shape[2:], self.size, strict=True)])
+            x = F.interpolate(x, self.size, mode="trilinear", align_corners=False)
+        return self.normalise(x)[0]
+
+    def view(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """The box (top, left, height, width) of a picture of that size that the model sees."""
+        if self.fit == "squash":
+            return 0, 0, height, width
+        before = self._before_crop(height, width)
+        top, left = (
+            round(round((b - s) / 2) * n / b) for b, s, n in zip(before, self.size, (height, width), strict=True)
+        )
+        h, w = (max(1, round(s * n / b)) for b, s, n in zip(before, self.size, (height, width), strict=True))
+        return top, left, min(h, height - top), min(w, width - left)  # rounding may not leave a picture of few pixels
+
+    def _before_crop(self, height: int, width: int) -> tuple[int, int]:
+        """The size before the centre crop: the shorter side becomes `resize`, as torchvision does it."""
+        side, short = max(self.resize or 0, *self.size), min(height, width)
+        return int(side * height / short), int(side * width / short)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Subtract the mean and divide by the standard deviation of each channel of `(N, C, *spatial)`."""
+        mean, std = self._statistics(x)
+        return (x - mean) / std
+
+    def display(self, x: Tensor) -> Tensor:
+        """Undo `normalise`, clipped to 0..1."""
+        mean, std = self._statistics(x)
+        return (x * std + mean).clamp(0, 1)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        return x.new_tensor(self.mean).view(shape), x.new_tensor(self.std).view(shape)
