@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ..cam import methods
 from ..cam.explain import explain, upsample
 from ..cam.models import Card, layer_name, model_hash
-from ..datasets.samples import Picture, Sample, sample
+from ..datasets.samples import Sample
 from ..files import ROOT, results_dir, sha256, write_text
 from . import faithfulness
 from . import localisation as metrics
@@ -102,7 +102,7 @@ class _Map(NamedTuple):
 
 def evaluate(
     model: nn.Module,
-    samples: Sequence[Sample | Picture],
+    samples: Sequence[Sample],
     *,
     methods: Sequence[str] = ("gradcam", "layercam", "hybrid"),
     alphas: Sequence[float] = (ALPHA,),
@@ -129,7 +129,7 @@ def evaluate(
     ['gradcam', 'gradcam', 'random', 'random', 'centre', 'centre', 'oracle', 'oracle']
     """
     card = _card(model)
-    some = [sample(s) if isinstance(s, Picture) else s for s in samples]
+    some = list(samples)
     plan = {
         "variants": variants(methods, alphas),
         "layers": [layer_name(model, layer) for layer in layers] or [layer_name(model)],
@@ -191,7 +191,7 @@ def evaluate(
 
 def calibrate(
     model: nn.Module,
-    samples: Sequence[Sample | Picture],
+    samples: Sequence[Sample],
     *,
     methods: Sequence[str] = ("gradcam", "layercam", "hybrid"),
     alphas: Sequence[float] = (ALPHA,),
@@ -201,8 +201,7 @@ def calibrate(
 ) -> dict[tuple[str, str], float]:
     """The threshold for `iou` of each method and layer, chosen on pictures that are not evaluated afterwards."""
     card = _card(model)
-    some = [sample(s) if isinstance(s, Picture) else s for s in samples]
-    some = [s for s in some if s.masked]
+    some = [s for s in samples if s.masked]
     names = [layer_name(model, layer) for layer in layers] or [layer_name(model)]
     plan = {"variants": variants(methods, alphas), "layers": names}
     if not some:
@@ -211,10 +210,10 @@ def calibrate(
     heats: dict[tuple[str, str], list[np.ndarray]] = {}
     masks: list[np.ndarray] = []
     for first in range(0, len(some), batch):
-        pictures = [s.load() for s in some[first : first + batch]]
-        x = torch.stack([card.prepare(p.pixels) for p in pictures])
+        read = [s.read() for s in some[first : first + batch]]
+        x = torch.stack([card.prepare(pixels) for pixels, _ in read])
         _, _, maps, stack = _explained(model, x, plan, [seed + first + i for i in range(len(x))])
-        masks += [_as_seen(p.mask, card) for p in pictures]
+        masks += [_as_seen(mask, card) for _, mask in read]
         for m in maps:
             heats.setdefault((variant(m.method, m.alpha), m.layer), []).extend(stack[m.index])
     return {key: metrics.calibrate_threshold(held, masks) for key, held in heats.items()} | {
@@ -233,18 +232,19 @@ def variant(method: str, alpha: float) -> str:
 
 def _part(model: nn.Module, card: Card, numbered: Mapping[int, Sample], plan: dict[str, Any]) -> dict[str, Any]:
     """Everything about one batch, ready for JSON."""
-    loaded: dict[int, Picture] = {}
+    loaded: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
     part: dict[str, Any] = {"failed": {}, "seen": {}, "rows": [], "curves": []}
     for i, s in numbered.items():
         try:
-            loaded[i] = s.load()
+            loaded[i] = s.read()
         except (ValueError, TypeError, OSError) as error:
             part["failed"][s.name] = str(error)
     if not loaded:
         return part
-    pictures, seeds = list(loaded.values()), [plan["seed"] + i for i in loaded]
-    masks = [None if p.mask is None else _as_seen(p.mask, card) for p in pictures]
-    x, classes, maps, stack = _explained(model, torch.stack([card.prepare(p.pixels) for p in pictures]), plan, seeds)
+    pictures, seeds = [numbered[i] for i in loaded], [plan["seed"] + i for i in loaded]
+    masks = [None if mask is None else _as_seen(mask, card) for _, mask in loaded.values()]
+    prepared = torch.stack([card.prepare(pixels) for pixels, _ in loaded.values()])
+    x, classes, maps, stack = _explained(model, prepared, plan, seeds)
     ranked = stack
     if any(mask is not None for mask in masks):
         perfect = [np.zeros(stack.shape[2:], bool) if mask is None else mask for mask in masks]

@@ -1,183 +1,181 @@
+"""Pictures, masks and volumes, listed first and read later."""
+
 import json
+import pickle
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco
 
-from camhelpers.datasets import scenes
-from camhelpers.datasets.samples import Picture, sample, samples
+from camhelpers.datasets import retinas, scenes
+from camhelpers.datasets.samples import pictures, samples, volume_samples
 from camhelpers.io.images import save_image
+from camhelpers.io.volumes import find_volumes, read_volume
+
+NAMES = ("cat/b10.png", "cat/b9.jpg", "cat/c.png", "dog/c.png")
+ONE, OTHER = np.zeros((2, 20, 30), np.uint8)
+ONE[4:12, 5:25] = 1
+OTHER[:9, :9] = 1  # begins inside, so that its first run is of length 0
 
 
 @pytest.fixture
 def folder(tmp_path):
     rng = np.random.default_rng(0)
-    for name in ("cat/a.png", "cat/b.jpg", "cat/c.png", "dog/a.png"):
+    for name in NAMES:
         save_image(tmp_path / "pictures" / name, rng.random((20, 30, 3)))
+    (tmp_path / "pictures/cat/loose.txt").write_text("no picture")
     return tmp_path / "pictures"
-
-
-def square(top, left, bottom, right):
-    mask = np.zeros((20, 30), bool)
-    mask[top:bottom, left:right] = True
-    return mask
 
 
 def test_scenes_are_those_of_the_split():
     found = samples("scenes:calibration:3")
-    assert len(found) == 3 and all(s.masked for s in found)
-    picture, scene = found[1].load(), scenes.draw(scenes.SPLITS["calibration"] + 1)
-    assert (picture.pixels == scene.picture).all() and (picture.mask == scene.mask).all()
-    assert picture.label == scene.name
-    assert len(samples("scenes:test:60", n=2)) == 2
+    scene = scenes.draw(scenes.SPLITS["calibration"] + 1)
+    pixels, mask = found[1].read()
+    assert (pixels == scene.picture).all() and (mask == scene.mask).all()
+    assert found[1].label == scene.name and all(s.masked for s in found)
+    assert len(samples("scenes:test:60", n=2)) == 2 and len({s.key for s in found}) == 3
 
 
-def test_a_folder_lists_its_classes_in_turns_with_the_masks_among_the_pictures(folder):
-    save_image(folder / "masks/cat/b.png", square(2, 3, 10, 20).astype(float))
+def test_the_gallery_is_numbered_and_has_classes_and_masks():
+    shown = pictures("gallery", 3)
+    assert [p.name for p in shown] == ["01 cat", "02 dog", "03 bird"] == [s.name for s in samples("gallery", 3)]
+    assert (shown[2].pixels == scenes.gallery(3)[2].picture).all()
+    assert all(p.label == p.name[3:] and p.mask.any() and p.masked for p in shown)
+    assert len(pictures()) == 20
+
+
+def test_pixels_and_mask_are_read_once_and_kept(folder):
+    (one, *_) = samples(folder)
+    pixels = one.pixels
+    (folder / NAMES[1]).unlink()
+    assert one.pixels is pixels and one.mask is None
+    with pytest.raises(FileNotFoundError):
+        one.read()
+
+
+def test_a_folder_lists_its_classes_in_turns(folder):
     found = samples(folder)
-    assert [s.name for s in found] == ["cat/a.png", "dog/a.png", "cat/b.jpg", "cat/c.png"]
-    assert [s.masked for s in found] == [False, False, True, False]
-    read = found[2].load()
-    assert read.label == "cat" and (read.mask == square(2, 3, 10, 20)).all()
-    assert found[0].load().mask is None
-    assert len(samples(folder, n=2)) == 2
+    assert [(s.name, s.label) for s in found] == [(NAMES[i], NAMES[i][:3]) for i in (1, 3, 0, 2)]
+    assert [p.name for p in pictures(folder, 3)] == ["cat b9", "dog c", "cat b10"]
+    assert [(p.name, p.label) for p in pictures(folder / "cat", 2)] == [("b9", None), ("b10", None)]
+
+
+def test_wikimedia_is_for_pictures_to_look_at(folder, monkeypatch):
+    asked = []
+
+    def fetch(*given):
+        asked.append(given[:2])
+        return [{"file": str(folder / NAMES[3]), "category": "dogs"}]
+
+    monkeypatch.setattr("camhelpers.io.wikimedia.fetch_wikimedia", fetch)
+    (found,) = pictures("wikimedia:dogs, cats", 4)
+    assert asked == [(["dogs", "cats"], 4)]
+    assert (found.name, found.label, found.mask, found.pixels.shape) == ("c", "dogs", None, (20, 30, 3))
+
+
+def test_masks_among_the_pictures_are_no_class(folder):
+    save_image(folder / "masks/cat/b9.png", ONE.astype(float) / 255)  # anything above zero is inside
+    found = samples(folder)
+    assert [s.masked for s in found] == [True, False, False, False]
+    assert found[0].mask.dtype == bool and (found[0].mask == ONE).all() and found[1].mask is None
+    assert (pictures(folder)[0].mask == ONE).all()
 
 
 def test_the_key_changes_with_the_picture_and_with_the_mask(folder):
-    mask = folder / "masks/cat/a.png"
     keys = [samples(folder)[0].key]
-    save_image(mask, np.ones((20, 30)))
-    keys.append(samples(folder)[0].key)
-    save_image(mask, np.zeros((20, 30)))
-    keys.append(samples(folder)[0].key)
-    save_image(folder / "cat/a.png", np.zeros((20, 30, 3)))
-    keys.append(samples(folder)[0].key)
+    for path, value in (("masks/cat/b9.png", 1), ("masks/cat/b9.png", 0), (NAMES[1], 0)):
+        save_image(folder / path, np.full((20, 30), float(value)))
+        keys.append(samples(folder)[0].key)
     assert len(set(keys)) == 4
-    pixels, mask = np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), bool)
-    memory = [sample(Picture("a", pixels)), sample(Picture("a", pixels, None, mask)), sample(Picture("a", pixels + 1))]
-    assert len({s.key for s in memory}) == 3
 
 
-def test_a_mask_of_another_size_is_an_error_of_that_picture_alone(folder):
-    save_image(folder / "masks/cat/a.png", np.ones((10, 12)))
+def test_a_damaged_picture_or_mask_is_an_error_of_that_sample_alone(folder):
+    save_image(folder / "masks/cat/b9.png", np.ones((10, 12)))
+    (folder / "dog/c.png").write_bytes(b"no picture")
     found = samples(folder)
-    with pytest.raises(ValueError, match=r"The mask of cat/a.png is 12 x 10 pixels and the picture 30 x 20"):
-        found[0].load()
-    found[1].load()
+    with pytest.raises(ValueError, match=r"The mask of b9.jpg is 12 x 10 pixels and the picture 30 x 20"):
+        found[0].read()
+    with pytest.raises(ValueError, match=r"dog/c.png"):
+        found[1].read()
+    assert found[2].pixels.shape == (20, 30, 3)
 
 
-def compressed(runs):
-    """COCO's encoder, after its C source."""
-    text = ""
-    for i, value in enumerate(runs):
-        x, more = value - (runs[i - 2] if i > 2 else 0), True
-        while more:
-            c = x & 0x1F
-            x >>= 5
-            more = x != -1 if c & 0x10 else x != 0
-            text += chr((c | 0x20 if more else c) + 48)
-    return text
-
-
-def runs_of(mask):
-    flat = mask.T.ravel()  # by columns, beginning with what is outside
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    runs = np.diff([0, *edges, flat.size]).tolist()
-    return [0, *runs] if flat[0] else runs
-
-
-def coco(path, **segmentations):
-    """A COCO file with one object for each picture, given as NAME__SUFFIX."""
-    names = [name.replace("__", ".") for name in segmentations]
-    path.write_text(
-        json.dumps(
-            {
-                "images": [{"id": i, "file_name": name, "height": 20, "width": 30} for i, name in enumerate(names)],
-                "annotations": [
-                    {"image_id": i, "category_id": 1, "segmentation": s} for i, s in enumerate(segmentations.values())
-                ],
-                "categories": [{"id": 1, "name": "thing"}],
-            }
-        )
-    )
+def annotations(path, *objects, categories=("cat", "dog")):
+    """A COCO file of (file name, segmentation, category number)."""
+    names = list(dict.fromkeys(name for name, _, _ in objects))
+    held = {
+        "images": [{"id": 7 + i, "file_name": name, "height": 20, "width": 30} for i, name in enumerate(names)],
+        "annotations": [
+            {"id": i, "image_id": 7 + names.index(name), "category_id": category, "segmentation": shape}
+            for i, (name, shape, category) in enumerate(objects)
+        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(categories)],
+    }
+    path.write_text(json.dumps(held))
     return path
 
 
+def packed(mask):
+    """Compressed run lengths, as pycocotools writes them."""
+    found = coco.encode(np.asfortranarray(mask))
+    return {**found, "counts": found["counts"].decode()}
+
+
 def test_coco_polygons_and_run_lengths(folder, tmp_path):
-    wanted = square(4, 5, 12, 25)
-    blob = np.hypot(*np.mgrid[-10:10, -15:15]) < 8
-    corner = np.hypot(*np.mgrid[:20, :30]) < 9  # begins inside, so that its first run is of length 0
-    file = coco(
-        tmp_path / "coco.json",
-        a__png=[[5, 4, 25, 4, 25, 12, 5, 12]],
-        b__jpg={"size": [20, 30], "counts": runs_of(blob)},
-        c__png={"size": [20, 30], "counts": compressed(runs_of(corner))},
-    )
-    single = folder / "cat"
-    a, b, c = (s.load().mask for s in samples(single, masks=file))
-    assert (b == blob).all() and (c == corner).all()
-    assert (a == wanted).all()
+    flat = OTHER.T.ravel()  # by columns, beginning with what is outside
+    runs = [0, *np.diff([0, *(np.flatnonzero(np.diff(flat.astype(int))) + 1), flat.size]).tolist()]
+    polygon = [[5, 4, 25, 4, 25, 12, 5, 12]]
+    objects = [("b9.jpg", polygon, 0), ("b10.png", {"size": [20, 30], "counts": runs}, 0)]
+    objects += [("c.png", packed(OTHER), 0), ("c.png", polygon, 0)]
+    b9, b10, c = samples(folder / "cat", masks=annotations(tmp_path / "coco.json", *objects))
+    assert (b9.mask == ONE).all() and (b10.mask == OTHER).all() and (c.mask == (ONE | OTHER)).all()
+    assert b9.mask.dtype == bool and len({s.key for s in (b9, b10, c)}) == 3
 
 
 def test_coco_objects_of_the_pictures_class_alone(folder, tmp_path):
-    thing = {"size": [20, 30]}
-    held = {
-        "images": [{"id": 7, "file_name": "cat/a.png", "height": 20, "width": 30}],
-        "annotations": [
-            {"image_id": 7, "category_id": 1, "segmentation": thing | {"counts": runs_of(square(0, 0, 5, 5))}},
-            {"image_id": 7, "category_id": 2, "segmentation": thing | {"counts": runs_of(square(9, 9, 15, 15))}},
-        ],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-    }
-    file = tmp_path / "coco.json"
-    file.write_text(json.dumps(held))
-    assert (samples(folder, masks=file)[0].load().mask == square(0, 0, 5, 5)).all()
-    held["categories"][0]["name"] = "tiger"
-    held["categories"][1]["name"] = "wolf"
-    file.write_text(json.dumps(held))
-    assert (samples(folder, masks=file)[0].load().mask == square(0, 0, 5, 5) | square(9, 9, 15, 15)).all()
+    objects = [("cat/b9.jpg", packed(ONE), 0), ("cat/b9.jpg", packed(OTHER), 1)]
+    one = samples(folder, masks=annotations(tmp_path / "coco.json", *objects))[0]
+    both = samples(folder, masks=annotations(tmp_path / "coco.json", *objects, categories=("tiger", "wolf")))[0]
+    assert (one.mask == ONE).all() and (both.mask == (ONE | OTHER)).all() and one.key != both.key
 
 
 def test_coco_by_its_bare_name_only_where_that_is_unique(folder, tmp_path):
-    whole = {"size": [20, 30], "counts": [0, 600]}
-    file = coco(tmp_path / "coco.json", a__png=whole, b__jpg=whole)
-    assert [s.name for s in samples(folder, masks=file) if s.masked] == ["cat/b.jpg"]  # which a.png is meant?
-    held = json.loads(file.read_text())
-    held["images"][0]["file_name"] = "cat/a.png"
-    file.write_text(json.dumps(held))
-    assert [s.name for s in samples(folder, masks=file) if s.masked] == ["cat/a.png", "cat/b.jpg"]
+    objects = [("train/b9.jpg", packed(ONE), 0), ("c.png", packed(ONE), 0), ("b10.png", packed(ONE), 0)]
+    objects += [("other/b10.png", packed(ONE), 0)]
+    file = annotations(tmp_path / "coco.json", *objects)
+    assert [s.name for s in samples(folder, masks=file) if s.masked] == ["cat/b9.jpg"]  # which c, which b10 is meant?
+    file = annotations(file, *[("cat/c.png", packed(ONE), 0)])
+    assert [s.name for s in samples(folder, masks=file) if s.masked] == ["cat/c.png"]
 
 
-def test_coco_without_outlines_is_an_error_of_that_picture_alone(folder, tmp_path):
-    file = coco(tmp_path / "coco.json", a__png=[[5, 4, 25, 4, 25, 12, 5, 12]])
-    held = json.loads(file.read_text())
-    del held["annotations"][0]["segmentation"]
-    file.write_text(json.dumps(held))
-    with pytest.raises(ValueError, match=r"coco.json has no 'segmentation' for a.png, so it has no mask"):
-        samples(folder / "cat", masks=file)[0].load()
+@pytest.mark.parametrize("shape", [{"size": [20, 30], "counts": [10, 700]}, {"size": [20, 30], "counts": "abc"}, [[1]]])
+def test_a_broken_coco_mask_is_an_error_of_that_picture_alone(folder, tmp_path, shape):
+    objects = [("b9.jpg", shape, 0), ("b10.png", packed(ONE), 0)]
+    found = samples(folder, masks=annotations(tmp_path / "coco.json", *objects))
+    with pytest.raises(ValueError, match=r"coco.json has no sound mask for b9.jpg"):
+        found[0].read()
+    assert (found[2].mask == ONE).all()
 
 
-def test_coco_run_lengths_that_do_not_cover_the_picture(folder, tmp_path):
-    file = coco(tmp_path / "coco.json", a__png={"size": [20, 30], "counts": [10, 10]})
-    found = samples(folder / "cat", masks=file)
-    with pytest.raises(ValueError, match=r"The run lengths of a.png cover 20 pixels, not 600"):
-        found[0].load()
+def test_volumes_of_every_kind_of_source(tmp_path):
+    for name in ("drusen/eye 10", "drusen/eye 2", "fluid/eye 7"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).random((4, 5, 6), np.float32))
+    tree = volume_samples(tmp_path, spacing=(1, 2, 3))
+    assert [(s.name, s.label) for s in tree] == [("eye 2", "drusen"), ("eye 10", "drusen"), ("eye 7", "fluid")]
+    volume, mask = pickle.loads(pickle.dumps(tree[0])).read()
+    assert volume.spacing == (1, 2, 3) and volume.name == "eye 2" and mask is None
+    array = np.zeros((3, 4, 5), np.uint8)
+    mixed = volume_samples([array, read_volume(array), find_volumes(tmp_path)[2], tree[1], str(tmp_path / "fluid")])
+    assert [s.name for s in mixed] == ["volume", "volume", "eye 7", "eye 10", "eye 7"]
+    assert mixed[0].pixels.data.shape == (3, 4, 5) and mixed[1].label is None
 
 
-def test_bad_input_is_one_sentence(folder, tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "broken.json").write_text("{}")
-    for call, says in [
-        (lambda: samples("scenes:test"), "There are no scenes 'scenes:test'; write scenes:SPLIT:COUNT"),
-        (lambda: samples("scenes:all:3"), "There are no scenes 'scenes:all:3'"),
-        (lambda: samples("scenes:test:0"), "There are no scenes 'scenes:test:0'"),
-        (lambda: samples("scenes:test:2", masks=tmp_path), "The scenes have masks of their own"),
-        (lambda: samples(tmp_path / "nowhere"), "There is no folder"),
-        (lambda: samples(tmp_path / "empty"), "holds no picture"),
-        (lambda: samples(folder, n=0), "n is 0; ask for at least one picture."),
-        (lambda: samples(folder, masks=tmp_path / "nowhere"), "There is nothing at"),
-        (lambda: samples(folder, masks=tmp_path / "empty"), "holds no mask for any picture"),
-        (lambda: samples(folder, masks=tmp_path / "broken.json"), "broken.json is no COCO file"),
-    ]:
-        with pytest.raises((ValueError, FileNotFoundError)) as caught:
-            call()
-        assert says in str(caught.value) and "\n" not in str(caught.value)
+def test_retinas_are_drawn():
+    found = volume_samples("retinas:test:2")
+    eye, (volume, mask) = retinas.draw(retinas.SPLITS["test"] + 1), found[1].read()
+    assert (found[1].name, found[1].label) == (eye.name, "drusen") and found[1].masked
+    assert (volume.data == eye.volume).all() and (mask == eye.mask).all() and volume.spacing == eye.spacing
+    assert volume.source["recipe"] == eye.recipe and volume.name == eye.name
+    assert volume_samples("retinas:val:1", spacing=(1, 1, 2))[0].pixels.spacing == (1, 1, 2)
+    assert volume_samples("retinas:test:1:full")[0].key != volume_samples("retinas:test:1")[0].key

@@ -11,15 +11,21 @@ import torch
 from camhelpers import cli, explain
 from camhelpers.cam.models import Card, save_model
 from camhelpers.cam.nets import SmallResNet
-from camhelpers.datasets.samples import Picture, samples
+from camhelpers.datasets.samples import Sample, samples
 from camhelpers.evaluate import faithfulness
 from camhelpers.evaluate import localisation as metrics
 from camhelpers.evaluate import report as verdicts
 from camhelpers.evaluate import run as evaluation
 from camhelpers.evaluate.report import comparisons, family, gate, summary, write
 from camhelpers.evaluate.run import calibrate, evaluate
-from camhelpers.files import ROOT
+from camhelpers.files import ROOT, fingerprint
 from camhelpers.io.images import save_image
+
+
+def held(name, pixels, label=None, mask=None):
+    """A picture in memory as a sample."""
+    return Sample(name, lambda: (pixels, mask), label, mask is not None, fingerprint(pixels, mask))
+
 
 KEY = ["picture", "method", "alpha", "layer", "metric", "baseline"]
 
@@ -46,7 +52,7 @@ def shown():
     for i in range(5):
         mask = np.zeros((48, 48), bool)
         mask[i + 5 : i + 25, 10:30] = True
-        found.append(Picture(f"p{i}", rng.random((48, 48, 3)).astype(np.float32), "a", mask))
+        found.append(held(f"p{i}", rng.random((48, 48, 3)).astype(np.float32), "a", mask))
     return found
 
 
@@ -141,7 +147,7 @@ def test_every_metric_can_be_measured(net, shown):
 
 
 def test_pictures_without_masks_are_not_localised(net, shown):
-    some = [shown[0], Picture("bare", shown[1].pixels)]
+    some = [shown[0], held("bare", shown[1].pixels)]
     table = evaluate(net, some, methods=["gradcam"], steps=2).table
     assert set(table[table.picture == "bare"].metric) == {"insertion", "deletion"}
     assert "oracle" not in set(table[table.picture == "bare"].method)
@@ -298,7 +304,7 @@ def test_finished_batches_are_measured_once(net, shown, tmp_path, monkeypatch):
 
     evaluate(net, shown[:4], **options)
     assert not calls
-    changed = [*shown[:3], Picture("p3", shown[3].pixels * np.float32(0.5), "a", shown[3].mask)]
+    changed = [*shown[:3], held("p3", shown[3].pixels * np.float32(0.5), "a", shown[3].mask)]
     evaluate(net, changed, **options)
     assert len(calls) == 1  # the batch with that picture alone
     for change in ({"steps": 3}, {"seed": 1}, {"methods": ["layercam"]}, {"metrics": ["deletion"]}):
@@ -447,7 +453,7 @@ def test_wrong_calls(net, shown):
     with pytest.raises(ValueError, match="Two pictures have the same name"):
         evaluate(net, [shown[0], shown[0]])
     with pytest.raises(ValueError, match="relevance_mass is measured against masks"):
-        evaluate(net, [Picture("a", shown[0].pixels)], metrics=["relevance_mass"])
+        evaluate(net, [held("a", shown[0].pixels)], metrics=["relevance_mass"])
     with pytest.raises(ValueError, match="There is no threshold for layercam at layer4"):
         evaluate(net, shown, metrics=["iou"], thresholds=calibrate(net, shown, methods=["gradcam"]))
     with pytest.raises(ValueError, match="batch is 0; a batch holds at least one picture"):
