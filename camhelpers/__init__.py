@@ -9,17 +9,17 @@
 
 import importlib
 
-from .cam.capture import Capture, capture
-from .cam.cards import Card
-from .cam.explain import Explanation, explain, predict
-from .cam.layers import layer_name, stages
-from .cam.methods import METHODS, register
-from .cam.models import load_model, model_hash, save_model
 from .files import ROOT, VERSION, results_dir
 
 __version__ = VERSION
 
-_LATER = {  # rooms that load matplotlib, OpenCV or widgets: only when they are first asked for
+_LATER = {  # what loads torch, matplotlib, OpenCV or widgets: only when it is first asked for
+    **{name: f".cam.capture:{name}" for name in ("Capture", "capture")},
+    **{name: f".cam.explain:{name}" for name in ("Explanation", "explain", "predict")},
+    **{name: f".cam.methods:{name}" for name in ("METHODS", "register")},
+    **{name: f".cam.models:{name}" for name in ("load_model", "model_hash", "save_model")},
+    **{name: f".cam.layers:{name}" for name in ("layer_name", "stages")},
+    "Card": ".cam.cards:Card",
     "render": ".render",
     "images": ".io.images",
     "volumes": ".io.volumes",
@@ -38,24 +38,7 @@ _LATER = {  # rooms that load matplotlib, OpenCV or widgets: only when they are 
     "camvis": ".batch.camvis",
 }
 
-__all__ = [
-    "METHODS",
-    "ROOT",
-    "Capture",
-    "Card",
-    "Explanation",
-    "capture",
-    "explain",
-    "layer_name",
-    "load_model",
-    "model_hash",
-    "predict",
-    "register",
-    "results_dir",
-    "save_model",
-    "stages",
-    *_LATER,
-]
+__all__ = ["ROOT", "VERSION", "results_dir", *_LATER]
 
 
 def __getattr__(name: str) -> object:
