@@ -243,9 +243,7 @@ def volume(options: argparse.Namespace) -> int:
     counts = [sum(status == kind for _, status, _, _ in found.outcomes) for kind in ("made", "kept", "failed")]
     print("\n{} made, {} kept, {} failed".format(*counts))
     print(f"Written: {found.folder}")
-    if found.problem:
-        print(found.problem, file=sys.stderr)
-    return int(counts[-1] > 0 or bool(found.problem))
+    return int(counts[-1] > 0)
 
 
 def train(options: argparse.Namespace) -> None:

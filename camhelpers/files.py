@@ -98,10 +98,10 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def versions() -> dict[str, str]:
-    """What results depend on beside our own code: Python and the packages that compute and draw."""
+def versions(*more: str) -> dict[str, str]:
+    """What results depend on: Python, this package, and the packages that compute and draw, with `more` of them."""
     found = {"python": platform.python_version(), "camhelpers": VERSION}
-    for name in ("torch", "torchvision", "numpy", "opencv-python", "matplotlib"):
+    for name in ("torch", "torchvision", "numpy", "opencv-python", "matplotlib", *more):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
