@@ -34,9 +34,9 @@ class Card:
     sha256: str = ""
 
     def __post_init__(self) -> None:
-        if len(self.size) == 3 and self.mean == IMAGENET_MEAN:  # a grey volume, whose values in 0..1 stay unless stated
-            object.__setattr__(self, "mean", (0.0,))
-            object.__setattr__(self, "std", (1.0,))
+        for name, colours, grey in (("mean", IMAGENET_MEAN, (0.0,)), ("std", IMAGENET_STD, (1.0,))):
+            if len(self.size) == 3 and getattr(self, name) == colours:  # a grey volume stays in 0..1 unless stated
+                object.__setattr__(self, name, grey)
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} must have one positive number for each channel")
 

@@ -68,8 +68,9 @@ def noisy_gradients(
                 some = held.detach()
                 for noisy in some:  # one after another, so that the noise is the same whatever the batch
                     torch.randn(one.shape, generator=generator, out=noisy)
-                some.mul_(deviation).add_(one).requires_grad_()
-                for gradient in torch.autograd.grad(total(model(some), len(some), score), some)[0]:
+                some.mul_(deviation).requires_grad_()
+                out = model(some + one)  # no leaf: a model may begin with an operation in place
+                for gradient in torch.autograd.grad(total(out, len(some), score), some)[0]:
                     count += 1  # Welford: in constant memory, and without a difference of large squares
                     torch.sub(gradient.to(exact), m, out=before)
                     m.add_(before, alpha=1 / count)

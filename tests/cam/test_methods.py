@@ -1,5 +1,6 @@
 """Methods against numbers worked by hand, the papers' formulas in exact fractions, and properties that must hold."""
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import nn
 
 import camhelpers as ch
 from camhelpers.cam import methods
-from camhelpers.cam.methods import METHODS, cams, eigencam, gradcam, hybrid, layercam, method, register, unit
+from camhelpers.cam.gradients import NoisyGradients
+from camhelpers.cam.methods import METHODS, cams, eigencam, gradcam, hybrid, layercam, method, unit
 
 PAPERS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam")
 
@@ -34,10 +36,10 @@ G = torch.tensor([[[[2.0, -1.0]], [[-2.0, 1.0]]]], dtype=torch.float64)
         ("gradcam", [0, 3 / 2]),  # 1/2 [1, 3] - 1/2 [2, 0] = [-1/2, 3/2]
         # weights: channel 0: 2 / (2 + 4*2) = 1/5; channel 1: 1 / (2 + 2*1) = 1/4
         ("gradcam++", [1 / 5 + 2 / 4, 3 / 5]),
-        # weights: (2*1 - 1*3) / 4 = -1/4 and (-2*2 + 0) / 2 = -2
-        ("xgradcam", [0, 0]),
+        ("xgradcam", [0, 0]),  # weights: (2*1 - 1*3) / 4 = -1/4 and (-2*2 + 0) / 2 = -2
         ("hirescam", [0, 0]),  # [2 - 4, -3 + 0]
         ("layercam", [2, 0]),  # [2*1 + 0, 0 + 1*0]
+        ("hybrid", [0, 0]),
     ],
 )
 def test_numbers_worked_by_hand(name, by_hand):
@@ -46,15 +48,19 @@ def test_numbers_worked_by_hand(name, by_hand):
 
 def test_hybrid_worked_by_hand():
     A = torch.tensor([[[[4.0, 1.0]]]], dtype=torch.float64)
-    G = torch.tensor([[[[1.0, 1.0]]]], dtype=torch.float64)
-    assert hybrid(A, G, alpha=0.3)[0, 0].tolist() == pytest.approx([1, 1 / 4])  # both maps are [1, 1/4]
     G = torch.tensor([[[[1.0, 3.0]]]], dtype=torch.float64)  # Grad-CAM [1, 1/4], LayerCAM [4, 3] / 4
     assert hybrid(A, G, alpha=0.5)[0, 0].tolist() == pytest.approx([1, (1 / 4 * 3 / 4) ** 0.5])
+    assert hybrid(A, G)[0, 0].tolist() == pytest.approx([1, (1 / 4) ** 0.7 * (3 / 4) ** 0.3])
+
+
+def test_gradient_methods_worked_by_hand():
+    found = NoisyGradients(torch.tensor([[[[1.0, -2]], [[-3, 1]]]]), torch.tensor([[[[1.0, 2]], [[3, 4]]]]))
+    assert methods.smoothgrad(found).tolist() == [[[4, 3]]]
+    assert methods.vargrad(found).tolist() == [[[4, 6]]]
 
 
 def exact(name: str, A: list, G: list) -> list[Fraction]:
     """The papers' formulas in fractions, for channels of positions; 0/0 is 0."""
-    positions = range(len(A[0]))
     maps = []
     for a, g in zip(A, G, strict=True):
         total = sum(a)
@@ -66,31 +72,26 @@ def exact(name: str, A: list, G: list) -> list[Fraction]:
             weight = [sum(al * max(x, 0) for al, x in zip(alpha, g, strict=True))] * len(g)
         elif name == "xgradcam":
             weight = [sum(x * y for x, y in zip(a, g, strict=True)) / total if total else Fraction(0)] * len(g)
-        elif name == "hirescam":
-            weight = g
-        elif name == "layercam":
-            weight = [max(x, 0) for x in g]
+        else:
+            weight = g if name == "hirescam" else [max(x, 0) for x in g]
         maps.append([w * x for w, x in zip(weight, a, strict=True)])
-    return [max(sum(m[i] for m in maps), Fraction(0)) for i in positions]
+    return [max(sum(position), Fraction(0)) for position in zip(*maps, strict=True)]
 
 
 rationals = st.integers(-12, 12).map(lambda i: Fraction(i, 4))
+values = st.lists(st.tuples(rationals.map(abs), rationals), min_size=12, max_size=12)
 
 
-@given(
-    name=st.sampled_from(PAPERS),
-    values=st.lists(st.tuples(rationals.map(abs), rationals), min_size=12, max_size=12),
-)
+@given(name=st.sampled_from(PAPERS), values=values)
 @settings(max_examples=150, deadline=None)
 def test_the_papers_formulas_in_fractions(name, values):
     A, G = ([[v[i] for v in values[c * 4 : c * 4 + 4]] for c in range(3)] for i in (0, 1))
-    a, g = (torch.tensor([[[float(x) for x in row] for row in rows]], dtype=torch.float64) for rows in (A, G))
+    a, g = (torch.tensor([[float(x) for x in row] for row in rows]).double().view(1, 3, 2, 2) for rows in (A, G))
     expected = [float(x) for x in exact(name, A, G)]
-    found = method(name)(a.view(1, 3, 2, 2), g.view(1, 3, 2, 2)).flatten().tolist()
-    assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert method(name)(a, g).flatten().tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1, 1e6])
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e6])
 def test_gradcam_plus_plus_needs_no_epsilon(scale):
     # with gradients of 1e-3 an epsilon of 1e-6 would move this map by a tenth
     A, G = pair(3, (1, 4, 3, 3), torch.float32)
@@ -101,131 +102,87 @@ def test_gradcam_plus_plus_needs_no_epsilon(scale):
     assert np.abs(found / found.max() - expected / expected.max()).max() < 1e-5
 
 
-def test_gradcam_is_the_weighted_sum_of_a_pooled_linear_net():
+def test_the_closed_form_of_a_pooled_linear_net():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).double()
-    x = torch.randn(2, 2, 5, 7, dtype=torch.float64)
-    held = ch.capture(net, x, "0")
-    w = net[3].weight[2].detach()  # dS/dA is w / (H W) everywhere
-    A = net[0](x).detach()
-    G = held.gradients(2)["0"]
+    held = ch.capture(net, torch.randn(2, 2, 5, 7, dtype=torch.float64), "0")
+    A, G, w = held.A["0"], held.gradients(2)["0"], net[3].weight[2].detach()
     torch.testing.assert_close(G, (w / 35).view(1, 3, 1, 1).expand_as(A), rtol=1e-13, atol=0)
     expected = torch.einsum("k,nkhw->nhw", w / 35, A).relu()
-    torch.testing.assert_close(gradcam(held.A["0"], G), expected, rtol=1e-12, atol=1e-15)
-    torch.testing.assert_close(method("hirescam")(A, G), expected, rtol=1e-12, atol=1e-15)  # as its paper proves
     positive = torch.einsum("k,nkhw->nhw", w.relu() / 35, A).relu()
-    torch.testing.assert_close(layercam(A, G), positive, rtol=1e-12, atol=1e-15)
+    # HiResCAM equals Grad-CAM here, as its paper proves
+    for name, right in (("gradcam", expected), ("hirescam", expected), ("layercam", positive)):
+        torch.testing.assert_close(method(name)(A, G), right, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("shape", [(2, 6, 3, 4), (2, 3, 5, 6), (1, 4, 2, 3, 4)], ids=["wide", "tall", "volume"])
+@pytest.mark.parametrize("shape", [(2, 6, 3, 4), (2, 20, 3, 4), (1, 4, 2, 3, 4)], ids=["tall", "wide", "volume"])
 def test_eigencam_is_the_first_singular_direction(shape):
     A, G = pair(1, shape)
     for a, found in zip(A, eigencam(A, G), strict=True):
-        flat = a.flatten(1).T.numpy()
-        u, s, _ = np.linalg.svd(flat, full_matrices=False)
+        u, s, _ = np.linalg.svd(a.flatten(1).T.numpy(), full_matrices=False)
         heat = u[:, 0] * s[0]
         expected = np.maximum(heat * np.sign(heat.sum()), 0).reshape(shape[2:])
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-10)
+    assert torch.equal(eigencam(A, G), eigencam(A, -3 * G))  # it asks no class
 
 
-def test_eigencam_asks_no_gradient():
-    A, G = pair()
-    assert torch.equal(eigencam(A, G), eigencam(A, -3 * G))
+# what holds for all --------------------------------------------------------------------------------------------------
 
 
-# what holds for all ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", list(cams()))
-@pytest.mark.parametrize("shape", [(2, 5, 4, 6), (2, 5, 3, 4, 6), (2, 5, 7)], ids=["picture", "volume", "signal"])
-def test_any_number_of_spatial_axes(name, shape):
+@pytest.mark.parametrize("name", cams())
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (3, 5, 3, 4, 6), (3, 5, 7)], ids=["picture", "volume", "signal"])
+def test_any_number_of_spatial_axes_and_a_batch_equals_its_singles(name, shape):
     A, G = pair(2, shape)
-    heat = method(name)(A, G)
-    assert heat.shape == (2, *shape[2:]) and heat.dtype == A.dtype
-    assert (heat >= 0).all() and torch.isfinite(heat).all()
-
-
-@pytest.mark.parametrize("name", [n for n in cams() if n not in ("random", "centre")])
-def test_depth_one_is_the_plane(name):
-    A, G = pair(4, (2, 5, 1, 4, 6))
-    torch.testing.assert_close(method(name)(A, G)[:, 0], method(name)(A[:, :, 0], G[:, :, 0]))
-
-
-@pytest.mark.parametrize("name", [n for n in cams() if n not in ("random", "centre")])
-@pytest.mark.parametrize(("channels", "side"), [(2, 3), (40, 3)])
-def test_no_activation_is_no_heat(name, channels, side):
-    A = torch.zeros(1, channels, side, side)
-    G = torch.randn(A.shape, generator=torch.Generator().manual_seed(0))
-    assert method(name)(A, G).count_nonzero() == 0
-
-
-@pytest.mark.parametrize("name", [*PAPERS, "hybrid"])
-def test_no_gradient_is_no_heat(name):
-    A, _ = pair()
-    for G in (torch.zeros_like(A), -torch.ones_like(A)):
-        heat = method(name)(A, G)
-        assert heat.count_nonzero() == 0 and not torch.isnan(unit(heat)).any()
-
-
-@pytest.mark.parametrize("name", list(cams()))
-def test_batch_equals_singles(name):
-    A, G = pair(5, (3, 5, 4, 6))
-    seeds = {"seed": [4, 4, 4]} if name == "random" else {}
-    together = method(name)(A, G, **seeds)
+    heat = method(name)(A, G, seed=[4, 5, 6])
+    assert heat.shape == (3, *shape[2:]) and heat.dtype == A.dtype and (heat >= 0).all() and heat.isfinite().all()
     for i in range(3):
-        alone = method(name)(A[i : i + 1], G[i : i + 1], **({"seed": [4]} if seeds else {}))
-        torch.testing.assert_close(together[i : i + 1], alone)
+        torch.testing.assert_close(heat[i : i + 1], method(name)(A[i : i + 1], G[i : i + 1], seed=4 + i))
+    if name not in methods.controls():
+        torch.testing.assert_close(method(name)(A[:, :, None], G[:, :, None])[:, 0], heat)  # one slice is the plane
 
 
-def test_random_is_seeded_and_leaves_the_global_generator_alone():
+@pytest.mark.parametrize("name", [*PAPERS, "hybrid", "eigencam"])
+def test_no_activation_or_no_positive_gradient_is_no_heat(name):
+    A, G = pair(0, (1, 40, 3, 3))
+    blank = [(torch.zeros_like(A), G), (torch.zeros_like(A)[:, :2], G[:, :2])]
+    if name != "eigencam":
+        blank += [(A, torch.zeros_like(G)), (A, -torch.ones_like(G))]
+    for a, g in blank:
+        heat = method(name)(a, g)
+        assert heat.count_nonzero() == 0 and unit(heat).isfinite().all()
+
+
+def test_the_controls():
     A, G = pair()
     before = torch.get_rng_state()
     first, again, other = (method("random")(A, G, seed=s) for s in (1, 1, 2))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    assert not torch.equal(first[0], first[1]) and torch.equal(first[1], other[0])  # the seed counts up
-    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first, again) and torch.equal(first[1], other[0])  # the seed counts up
+    assert not torch.equal(first[0], first[1]) and torch.equal(before, torch.get_rng_state())
+    bell = method("centre")(*pair(0, (1, 2, 5, 7)))[0]
+    assert torch.allclose(bell, bell.flip(0)) and torch.allclose(bell, bell.flip(1))
+    assert bell.max() == bell[2, 3] == pytest.approx(1)
+    assert bell[2, 0] == pytest.approx(math.exp(-((3 / 7 / 0.25) ** 2) / 2))  # a deviation of a quarter of the side
 
 
-def test_centre_is_a_symmetric_bell():
-    heat = method("centre")(*pair(0, (1, 2, 5, 7)))[0]
-    assert torch.allclose(heat, heat.flip(0)) and torch.allclose(heat, heat.flip(1))
-    assert heat.max() == heat[2, 3] == pytest.approx(1) and heat[0, 0] < 0.1
-
-
-# the hybrid ------------------------------------------------------------------------------------------------------
+# the hybrid ----------------------------------------------------------------------------------------------------------
 
 
 def test_hybrid_ends_are_exactly_gradcam_and_layercam():
     A, G = pair(6, dtype=torch.float32)
+    assert (gradcam(A, G) == 0).any()  # zero to the power of zero is one
     assert torch.equal(hybrid(A, G, alpha=1), unit(gradcam(A, G)))
     assert torch.equal(hybrid(A, G, alpha=0), unit(layercam(A, G)))
-
-
-def test_zero_to_the_zero_is_one():
-    A, G = pair(7)
-    assert (gradcam(A, G) == 0).any()  # else this would prove nothing
-    assert torch.equal(hybrid(A, G, alpha=0) == 0, layercam(A, G) == 0)
     # all gradients negative: LayerCAM is blank; activations below zero still give Grad-CAM evidence
     A, G = -A, -torch.ones_like(G)
     assert layercam(A, G).max() == 0 and gradcam(A, G).max() > 0
-    assert torch.equal(hybrid(A, G, alpha=1), unit(gradcam(A, G)))
-    assert hybrid(A, G, alpha=0.5).max() == 0
+    assert torch.equal(hybrid(A, G, alpha=1), unit(gradcam(A, G))) and hybrid(A, G, alpha=0.5).max() == 0
 
 
-alphas = st.floats(0, 1, allow_nan=False)
-seeds = st.integers(0, 10_000)
-few = settings(max_examples=60, deadline=None)
+seeds, alphas, scales = st.integers(0, 10_000), st.floats(0, 1), st.sampled_from([1e-6, 0.3, 1e6])
 
 
 @given(seeds, alphas)
-@few
-def test_hybrid_stays_in_range(seed, alpha):
-    heat = hybrid(*pair(seed, (2, 3, 4, 4), torch.float32), alpha=alpha)
-    assert heat.min() >= 0 and heat.max() <= 1 + 1e-6
-
-
-@given(seeds, alphas)
-@few
+@settings(max_examples=60, deadline=None)
 def test_hybrid_is_a_straight_line_in_log_space(seed, alpha):
     A, G = pair(seed, (1, 3, 4, 4))
     start, end, heat = (hybrid(A, G, alpha=a) for a in (0, 1, alpha))
@@ -235,31 +192,15 @@ def test_hybrid_is_a_straight_line_in_log_space(seed, alpha):
     assert (heat >= torch.minimum(start, end) - 1e-12).all() and (heat <= torch.maximum(start, end) + 1e-12).all()
 
 
-@given(seeds, alphas, alphas)
-@few
-def test_hybrid_moves_one_way_from_end_to_end(seed, one, two):
-    A, G = pair(seed, (1, 3, 4, 4))
-    low, high = (hybrid(A, G, alpha=a) for a in sorted((one, two)))
-    start, end = hybrid(A, G, alpha=0), hybrid(A, G, alpha=1)
-    assert ((high - low) * torch.sign(end - start) >= -1e-12)[(start > 0) & (end > 0)].all()
-
-
-@given(seeds, alphas, st.sampled_from([1e-6, 0.3, 7.0, 1e6]), st.sampled_from([1e-6, 0.3, 7.0, 1e6]))
-@few
-def test_hybrid_ignores_the_scale_of_activations_and_of_gradients(seed, alpha, a, g):
-    A, G = pair(seed, (1, 3, 4, 4))
-    torch.testing.assert_close(hybrid(A * a, G * g, alpha), hybrid(A, G, alpha), rtol=1e-9, atol=1e-9)
-
-
-@given(seeds, st.permutations(range(6)), st.permutations(range(3)))
-@few
-def test_hybrid_follows_a_permutation_of_positions_and_ignores_one_of_channels(seed, positions, channels):
+@given(seeds, alphas, scales, scales, st.permutations(range(6)), st.permutations(range(3)))
+@settings(max_examples=60, deadline=None)
+def test_hybrid_ignores_scales_and_the_order_of_channels_and_follows_that_of_positions(seed, alpha, a, g, where, which):
     A, G = pair(seed, (1, 3, 6))
-    torch.testing.assert_close(hybrid(A[..., positions], G[..., positions]), hybrid(A, G)[..., positions])
-    torch.testing.assert_close(hybrid(A[:, channels], G[:, channels]), hybrid(A, G))
+    found = hybrid(A[:, which][..., where] * a, G[:, which][..., where] * g, alpha)
+    torch.testing.assert_close(found, hybrid(A, G, alpha)[..., where], rtol=1e-9, atol=1e-9)
 
 
-# the registry ----------------------------------------------------------------------------------------------------
+# the registry --------------------------------------------------------------------------------------------------------
 
 
 def test_unit_divides_by_each_maximum_and_keeps_blank_maps_blank():
@@ -267,19 +208,27 @@ def test_unit_divides_by_each_maximum_and_keeps_blank_maps_blank():
     assert unit(heat).tolist() == [[[0.25, 1]], [[0, 0]], [[0, 0]], [[0, 1]]]
 
 
-def test_a_method_of_ones_own(monkeypatch):
+def test_the_registry_says_how_figures_show_a_method_what_it_takes_and_what_it_costs():
+    assert [name for name, found in METHODS.items() if "alpha" in found.takes] == ["hybrid"]
+    assert {*METHODS} - {*cams()} == {"smoothgrad", "vargrad"} and method("vargrad").forwards == 25
+    assert methods.controls() == ("random", "centre")
+    assert len({found.colour for found in METHODS.values()}) == len({found.title for found in METHODS.values()}) == 11
+    assert (methods.title("gradcam++"), methods.title("oracle")) == ("Grad-CAM++", "Oracle")
+    assert (methods.colour("layercam"), methods.colour("oracle")) == ("#E69F00", "#000000")
+    chosen = methods.variants(["hybrid", "gradcam", "hybrid"], [0.3, 0.3, 1])
+    assert chosen[:2] == [("hybrid", 0.3), ("hybrid", 1.0)] and chosen[2][0] == "gradcam" and math.isnan(chosen[2][1])
+
+
+def test_a_method_of_ones_own_works_everywhere_with_one_registration(monkeypatch, tiny_net):
     monkeypatch.setattr(methods, "METHODS", dict(METHODS))
 
-    @register("plain")
-    def plain(A, G):
-        return (A * G).sum(1)  # of either sign: a heatmap must be 0..1 all the same
+    @methods.register("plain", title="Plain", colour="#123456", takes=("alpha",))
+    def plain(A, G, alpha=0.7):
+        return (A.mean(1) - A.mean()) * alpha  # of either sign: a heatmap must be 0..1 all the same
 
-    torch.manual_seed(0)
-    ex = ch.explain(ch.models.SmallResNet(3), torch.randn(2, 3, 64, 64), layers="layer3")
-    heat = ex.heatmap("plain", alpha=0.3)
-    assert heat.shape == (2, 64, 64) and heat.min() >= 0 and heat.max() == 1
-
-
-def test_unknown_method_lists_the_methods():
-    with pytest.raises(ValueError, match=r"no method 'gradcamm'; choose one of gradcam, gradcam\+\+, "):
-        method("gradcamm")
+    ex = ch.explain(tiny_net(), np.random.default_rng(0).random((50, 70, 3)), layers="layer3")
+    heat, full, half = ex.heatmap("plain"), *(ex.heatmap("plain", alpha=a, normalize=False) for a in (1, 0.5))
+    assert heat.shape == (50, 70) and heat.min() == 0 and heat.max() == 1
+    np.testing.assert_allclose(full, 2 * half, rtol=1e-5)
+    assert "Plain" in [axes.get_title() for axes in ex.panel("plain").axes]
+    assert "plain" in cams() and (methods.title("plain"), methods.colour("plain")) == ("Plain", "#123456")
