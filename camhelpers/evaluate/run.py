@@ -3,37 +3,36 @@
 Each finished batch is kept as a file, so that an interrupted evaluation goes on where it stopped.
 """
 
-import hashlib
 import inspect
 import json
-import re
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from ..cam import methods
+from ..cam.cards import Card
 from ..cam.explain import explain, upsample
-from ..cam.models import Card, layer_name, model_hash
+from ..cam.layers import layer_name
+from ..cam.methods import METHODS, controls, method
+from ..cam.methods import variants as all_variants
+from ..cam.models import model_hash
+from ..checks import checked
 from ..datasets.samples import Sample
-from ..files import ROOT, results_dir, sha256, write_text
+from ..files import ROOT, fingerprint, results_dir, versions, write_text
+from ..progress import progress as counted
 from . import faithfulness
 from . import localisation as metrics
 
-FAITHFULNESS = (
-    "insertion", "deletion", "insertion_logit", "deletion_logit", "insertion_rescaled", "deletion_rescaled",
-    "road_most", "road_least", "confidence_drop", "confidence_increase",
-)  # fmt: skip
+FAITHFULNESS = ("insertion", "deletion")
 LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pointing_game": metrics.pointing_hit,
     "pointing_exact": partial(metrics.pointing_hit, tolerance=0),
@@ -43,7 +42,6 @@ LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "lift": metrics.lift,
     "lift_over_centre": lambda heat, mask: metrics.lift(heat, mask, metrics.centre_prior(heat.shape)),
 }
-METRICS = (*FAITHFULNESS, *LOCALISATION, "iou")
 DEFAULTS = ("insertion", "deletion", "pointing_game", "relevance_mass", "relevance_rank", "average_precision")
 ALPHA = 0.7
 ORACLE = "oracle"
@@ -51,24 +49,62 @@ ORACLE = "oracle"
 COLUMNS = ("picture", "class", "method", "alpha", "layer", "metric", "baseline", "steps", "seed", "value", "seconds")
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What a reader must know to judge a table; None where a condition has no part in it.
+# The plan -------------------------------------------------------------------------------------------------------------
 
-    >>> str(Conditions(n=60, steps=32, baseline="mean", layer="layer4", model="0c5a9e1f2b3d", seed=0))
-    'n = 60, steps = 32, baseline = mean, layer = layer4, model = 0c5a9e1f2b3d, seed = 0'
+
+def _known_method(name: str) -> str:
+    return method(name).name
+
+
+def _known_metric(name: str) -> str:
+    if name not in (offered := (*FAITHFULNESS, *LOCALISATION, "iou")):
+        raise ValueError(f"There is no metric {name!r}; choose from {', '.join(offered)}.")
+    return name
+
+
+def _known_baseline(name: str) -> str:
+    if name not in faithfulness.BASELINES:
+        raise ValueError(f"There is no baseline {name!r}; choose from {', '.join(faithfulness.BASELINES)}.")
+    return name
+
+
+@checked
+class Plan:
+    """What is measured; the options of `evaluate` and of the command line."""
+
+    methods: tuple[Annotated[str, AfterValidator(_known_method)], ...] = ("gradcam", "layercam", "hybrid")
+    """The methods to compare; the controls and, where there are masks, the oracle always take part."""
+    alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (ALPHA,)
+    """The hybrid's shares of Grad-CAM, each measured on its own."""
+    layers: tuple[str, ...] = ()
+    """The layers to explain; unless given, the last with a map."""
+    metrics: tuple[Annotated[str, AfterValidator(_known_metric)], ...] = ()
+    """The scores to measure; unless given, insertion, deletion and, where there are masks, four of localisation."""
+    baselines: tuple[Annotated[str, AfterValidator(_known_baseline)], ...] = ("mean",)
+    """What stands in for a pixel that is taken away: mean, blur, black or zero."""
+    steps: Annotated[int, Field(ge=1)] = 10
+    """The steps of an insertion or deletion curve."""
+    seed: int = 0
+    """Breaks ties between pixels and draws the random maps."""
+    batch: Annotated[int, Field(ge=1)] = 16
+    """The pictures that are explained and kept together."""
+
+
+def variants(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, float]]:
+    """What is measured: the methods with their alphas, and behind them the controls."""
+    return all_variants([name for name in names if name not in controls()], alphas) + all_variants(controls(), ())
+
+
+def variant(method: str, alpha: float) -> str:
+    """A method with its alpha, as comparisons name it.
+
+    >>> variant("hybrid", 0.7), variant("gradcam", float("nan"))
+    ('hybrid@0.7', 'gradcam')
     """
+    return method if np.isnan(alpha) else f"{method}@{alpha:g}"
 
-    n: int
-    steps: int | None
-    baseline: str | None
-    layer: str | None
-    model: str
-    """The hash of its weights, as `model_hash` gives it."""
-    seed: int
 
-    def __str__(self) -> str:
-        return ", ".join(f"{name} = {'none' if value is None else value}" for name, value in asdict(self).items())
+# Measuring ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -80,11 +116,97 @@ class Evaluation:
     failed: dict[str, str]
     about: dict[str, Any]
 
-    def conditions(self, **changes: Any) -> Conditions:
-        """What every table written from this must name."""
-        a = self.about
-        given = {"baseline": ", ".join(a["baselines"]), "layer": ", ".join(a["layers"]), "model": a["model_hash"]}
-        return Conditions(**{"n": a["n"], "steps": a["steps"], "seed": a["seed"], **given, **changes})
+
+def evaluate(
+    model: nn.Module,
+    samples: Sequence[Sample],
+    *,
+    thresholds: Mapping[tuple[str, str], float] | None = None,
+    out: str | Path | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> Evaluation:
+    """Measure methods, and the controls and the oracle beside them, on pictures that are explained for their top class.
+
+    `options` are the fields of `Plan`. `thresholds`: for the metric `iou`, from `calibrate`. With `out`, finished
+    batches are kept in `out/parts` and never measured twice. Everything is seen as the model sees it, in its own size.
+    `seconds` are those that a map took for one picture of its batch, from the picture on: the pass, which all methods
+    share, and the method.
+
+    >>> from camhelpers import load_model, pictures
+    >>> found = evaluate(load_model("scenes"), pictures("gallery", 2), methods=["gradcam"], metrics=["relevance_mass"])
+    >>> found.table.method.tolist()
+    ['gradcam', 'gradcam', 'random', 'random', 'centre', 'centre', 'oracle', 'oracle']
+    """
+    card, plan = _card(model), _resolved(model, samples, Plan(**options), thresholds)
+    cuts = {f"{name} {layer}": threshold for (name, layer), threshold in (thresholds or {}).items()}
+    weights, folder = model_hash(model), None if out is None else results_dir("parts", out=out)
+    depends = [plan, cuts, weights, card, versions(), _code(plan)]
+
+    parts, kept = [], set()
+    with counted(len(samples), "evaluating", "picture", show=progress) as counter:
+        for first in range(0, len(samples), plan.batch):
+            numbered = dict(enumerate(samples[first : first + plan.batch], first))
+            listed = [(i, s.name, s.key) for i, s in numbered.items()]
+            told = folder and all(s.key for s in numbered.values())  # else a picture may change unnoticed
+            path = folder / f"{fingerprint(*depends, listed)}.json" if told else None
+            if path and path.is_file():
+                text = path.read_text(encoding="utf-8")
+            else:
+                text = json.dumps(_part(model, card, numbered, plan, cuts))
+                if path:
+                    write_text(path, text)
+            parts.append(json.loads(text))  # what was kept and what is new go the same way, to the last digit
+            kept.add(path)
+            counter.step(len(numbered))
+
+    failed, seen = ({k: v for part in parts for k, v in part[kind].items()} for kind in ("failed", "seen"))
+    if not seen:
+        raise ValueError(f"None of the {len(samples)} pictures could be read; {next(iter(failed.values()))}")
+    if folder:  # those of other parameters or weights, or of pictures that have changed
+        for path in set(folder.glob("*.json")) - kept:
+            path.unlink()
+    table = pd.DataFrame([row for part in parts for row in part["rows"]], columns=list(COLUMNS))
+    names = ["picture", "class", "method", "alpha", "layer", "metric", "baseline", "fraction", "probability"]
+    curves = pd.DataFrame([row for part in parts for row in part["curves"]], columns=names)
+    curves = curves.explode(["fraction", "probability"], ignore_index=True).astype({n: float for n in names[-2:]})
+    judged = [right for right in seen.values() if right is not None]
+    about = {
+        "model": card.name,
+        "model_hash": weights,
+        "n": len(seen),
+        "masks": sum(s.masked and s.name in seen for s in samples),
+        "accuracy": sum(judged) / len(judged) if judged else None,
+        **{key: list(getattr(plan, key)) for key in ("layers", "metrics", "baselines")},
+        "steps": plan.steps,
+        "thresholds": cuts,
+        "seed": plan.seed,
+        "methods": [variant(*v) for v in variants(plan.methods, plan.alphas)],
+        "batch": plan.batch,
+    }
+    return Evaluation(table.astype({"alpha": float, "value": float, "steps": "Int64"}), curves, failed, about)
+
+
+def calibrate(model: nn.Module, samples: Sequence[Sample], **options: Any) -> dict[tuple[str, str], float]:
+    """The threshold for `iou` of each method and layer, chosen on pictures that are not evaluated afterwards.
+
+    `options` are the fields of `Plan`.
+    """
+    card, some = _card(model), [s for s in samples if s.masked]
+    if not some:
+        raise ValueError("A threshold is chosen against masks, and none of these pictures has one.")
+    plan = _resolved(model, some, Plan(**options), None)
+    heats: dict[tuple[str, str], list[np.ndarray]] = {}
+    masks: list[np.ndarray] = []
+    for first in range(0, len(some), plan.batch):
+        read = [s.read() for s in some[first : first + plan.batch]]
+        x = torch.stack([card.prepare(pixels) for pixels, _ in read])
+        _, _, maps, stack = _explained(model, x, plan, [plan.seed + first + i for i in range(len(x))])
+        masks += [_as_seen(mask, card) for _, mask in read]
+        for m in maps:
+            heats.setdefault((variant(m.method, m.alpha), m.layer), []).extend(stack[m.index])
+    chosen = {key: metrics.calibrate_threshold(held, masks) for key, held in heats.items()}
+    return chosen | {(ORACLE, layer): 1.0 for layer in plan.layers}
 
 
 class _Map(NamedTuple):
@@ -97,177 +219,46 @@ class _Map(NamedTuple):
     seconds: float
 
 
-# Measuring ------------------------------------------------------------------------------------------------------------
-
-
-def evaluate(
-    model: nn.Module,
-    samples: Sequence[Sample],
-    *,
-    methods: Sequence[str] = ("gradcam", "layercam", "hybrid"),
-    alphas: Sequence[float] = (ALPHA,),
-    layers: Sequence[str] = (),
-    metrics: Sequence[str] = (),
-    baselines: Sequence[str] = ("mean",),
-    steps: int = 10,
-    thresholds: Mapping[tuple[str, str], float] | None = None,
-    out: str | Path | None = None,
-    seed: int = 0,
-    batch: int = 16,
-    progress: bool = False,
-) -> Evaluation:
-    """Measure methods, and the controls and the oracle beside them, on pictures that are explained for their top class.
-
-    `layers`: the last stage unless given. `metrics`: `DEFAULTS` unless given, those against masks where there are some.
-    `thresholds`: for the metric `iou`, from `calibrate`. With `out`, finished batches are kept in `out/parts` and never
-    measured twice. Everything is seen as the model sees it, in its own size. `seconds` are those that a map took for
-    one picture of its batch, from the picture on: the pass, which all methods share, and the method.
-
-    >>> from camhelpers import load_model, pictures
-    >>> found = evaluate(load_model("scenes"), pictures("gallery", 2), methods=["gradcam"], metrics=["relevance_mass"])
-    >>> found.table.method.tolist()
-    ['gradcam', 'gradcam', 'random', 'random', 'centre', 'centre', 'oracle', 'oracle']
-    """
-    card = _card(model)
-    some = list(samples)
-    plan = {
-        "variants": variants(methods, alphas),
-        "layers": [layer_name(model, layer) for layer in layers] or [layer_name(model)],
-        "metrics": _metrics(metrics, some, thresholds),
-        "baselines": list(baselines),
-        "steps": steps,
-        "thresholds": {f"{name} {layer}": t for (name, layer), t in (thresholds or {}).items()},
-        "seed": seed,
-    }
-    _check(plan, some, card, batch)
-    weights = model_hash(model)
-    depends = [plan, weights, asdict(card), _sources(), _custom(plan), torch.__version__, np.__version__]
-    folder = None if out is None else results_dir("parts", out=out)
-
-    parts, kept, start = [], set(), perf_counter()
-    with tqdm(total=len(some), desc="evaluating", unit="picture", disable=None if progress else True) as bar:
-        for first in range(0, len(some), batch):
-            numbered = dict(enumerate(some[first : first + batch], first))
-            listed = [(i, s.name, s.key) for i, s in numbered.items()]
-            print_of = hashlib.sha256(json.dumps([depends, listed]).encode()).hexdigest()
-            path = folder and folder / f"{print_of}.json"
-            if path and path.is_file():
-                text = path.read_text(encoding="utf-8")
-            else:
-                text = json.dumps(_part(model, card, numbered, plan))
-                if path:
-                    write_text(path, text)
-            parts.append(json.loads(text))  # what was kept and what is new go the same way, to the last digit
-            kept.add(path)
-            bar.update(len(numbered))
-            if progress and not sys.stderr.isatty():
-                done, seconds = first + len(numbered), perf_counter() - start
-                print(f"{done} of {len(some)} pictures, {seconds:.0f} s", file=sys.stderr, flush=True)
-
-    failed, seen = ({k: v for part in parts for k, v in part[kind].items()} for kind in ("failed", "seen"))
-    if not seen:
-        raise ValueError(f"None of the {len(some)} pictures could be read; {next(iter(failed.values()))}")
-    if folder:  # those of other parameters or weights, or of pictures that have changed
-        for path in set(folder.glob("*.json")) - kept:
-            if re.fullmatch("[0-9a-f]{64}", path.stem):  # ours
-                path.unlink()
-    table = pd.DataFrame([row for part in parts for row in part["rows"]], columns=list(COLUMNS))
-    names = ["picture", "class", "method", "alpha", "layer", "metric", "baseline", "fraction", "probability"]
-    curves = pd.DataFrame([row for part in parts for row in part["curves"]], columns=names)
-    curves = curves.explode(["fraction", "probability"], ignore_index=True).astype({n: float for n in names[-2:]})
-    judged = [right for right in seen.values() if right is not None]
-    about = {
-        "model": card.name,
-        "model_hash": weights,
-        "n": len(seen),
-        "masks": sum(s.masked and s.name in seen for s in some),
-        "accuracy": sum(judged) / len(judged) if judged else None,
-        **{key: plan[key] for key in ("layers", "metrics", "baselines", "steps", "thresholds", "seed")},
-        "methods": [variant(*v) for v in plan["variants"]],
-        "batch": batch,
-    }
-    return Evaluation(table.astype({"alpha": float, "value": float, "steps": "Int64"}), curves, failed, about)
-
-
-def calibrate(
-    model: nn.Module,
-    samples: Sequence[Sample],
-    *,
-    methods: Sequence[str] = ("gradcam", "layercam", "hybrid"),
-    alphas: Sequence[float] = (ALPHA,),
-    layers: Sequence[str] = (),
-    seed: int = 0,
-    batch: int = 16,
-) -> dict[tuple[str, str], float]:
-    """The threshold for `iou` of each method and layer, chosen on pictures that are not evaluated afterwards."""
-    card = _card(model)
-    some = [s for s in samples if s.masked]
-    names = [layer_name(model, layer) for layer in layers] or [layer_name(model)]
-    plan = {"variants": variants(methods, alphas), "layers": names}
-    if not some:
-        raise ValueError("A threshold is chosen against masks, and none of these pictures has one.")
-    _check_batch(batch)
-    heats: dict[tuple[str, str], list[np.ndarray]] = {}
-    masks: list[np.ndarray] = []
-    for first in range(0, len(some), batch):
-        read = [s.read() for s in some[first : first + batch]]
-        x = torch.stack([card.prepare(pixels) for pixels, _ in read])
-        _, _, maps, stack = _explained(model, x, plan, [seed + first + i for i in range(len(x))])
-        masks += [_as_seen(mask, card) for _, mask in read]
-        for m in maps:
-            heats.setdefault((variant(m.method, m.alpha), m.layer), []).extend(stack[m.index])
-    return {key: metrics.calibrate_threshold(held, masks) for key, held in heats.items()} | {
-        (ORACLE, n): 1.0 for n in names
-    }
-
-
-def variant(method: str, alpha: float) -> str:
-    """A method with its alpha, as comparisons name it.
-
-    >>> variant("hybrid", 0.7), variant("gradcam", float("nan"))
-    ('hybrid@0.7', 'gradcam')
-    """
-    return method if np.isnan(alpha) else f"{method}@{alpha:g}"
-
-
-def _part(model: nn.Module, card: Card, numbered: Mapping[int, Sample], plan: dict[str, Any]) -> dict[str, Any]:
+def _part(
+    model: nn.Module, card: Card, numbered: Mapping[int, Sample], plan: Plan, cuts: Mapping[str, float]
+) -> dict[str, Any]:
     """Everything about one batch, ready for JSON."""
-    loaded: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
+    read: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
     part: dict[str, Any] = {"failed": {}, "seen": {}, "rows": [], "curves": []}
     for i, s in numbered.items():
         try:
-            loaded[i] = s.read()
-        except (ValueError, TypeError, OSError) as error:
+            read[i] = s.read()
+        except (ValueError, OSError) as error:
             part["failed"][s.name] = str(error)
-    if not loaded:
+    if not read:
         return part
-    pictures, seeds = [numbered[i] for i in loaded], [plan["seed"] + i for i in loaded]
-    masks = [None if mask is None else _as_seen(mask, card) for _, mask in loaded.values()]
-    prepared = torch.stack([card.prepare(pixels) for pixels, _ in loaded.values()])
-    x, classes, maps, stack = _explained(model, prepared, plan, seeds)
+    some, seeds = [numbered[i] for i in read], [plan.seed + i for i in read]
+    masks = [None if mask is None else _as_seen(mask, card) for _, mask in read.values()]
+    x = torch.stack([card.prepare(pixels) for pixels, _ in read.values()])
+    x, classes, maps, stack = _explained(model, x, plan, seeds)
     ranked = stack
     if any(mask is not None for mask in masks):
         perfect = [np.zeros(stack.shape[2:], bool) if mask is None else mask for mask in masks]
         ranked = np.concatenate([stack, np.asarray([[metrics.oracle(mask) for mask in perfect]])])
         stack = np.concatenate([stack, np.asarray([perfect], np.float32)])
-        maps += [_Map(ORACLE, np.nan, layer, len(stack) - 1, np.nan) for layer in plan["layers"]]
-    scores, lines, fractions = _faithfulness(model, x, classes, stack, ranked, plan, seeds)
-    scores |= _localisation(stack, masks, plan["metrics"])
+        maps += [_Map(ORACLE, np.nan, layer, len(stack) - 1, np.nan) for layer in plan.layers]
+    scores, lines, fractions = _faithfulness(model, x, classes, ranked, plan, seeds)
+    scores |= {(m, "none", None): _each(LOCALISATION[m], stack, masks) for m in plan.metrics if m in LOCALISATION}
 
     labels = [card.classes[c] if card.classes else str(c) for c in classes.tolist()]
-    for p, label in zip(pictures, labels, strict=True):
-        part["seen"][p.name] = label == p.label if p.label in card.classes else None
+    for s, label in zip(some, labels, strict=True):
+        part["seen"][s.name] = label == s.label if s.label in card.classes else None
     for m in maps:
         here = dict(scores)
-        if "iou" in plan["metrics"]:
-            t = plan["thresholds"][f"{variant(m.method, m.alpha)} {m.layer}"]
-            here["iou", "none", None] = {m.index: _each(partial(metrics.iou, threshold=t), stack[[m.index]], masks)[0]}
-        for i, (p, label) in enumerate(zip(pictures, labels, strict=True)):
+        if "iou" in plan.metrics:
+            at_threshold = partial(metrics.iou, threshold=cuts[f"{variant(m.method, m.alpha)} {m.layer}"])
+            here["iou", "none", None] = {m.index: _each(at_threshold, stack[[m.index]], masks)[0]}
+        for i, (s, label) in enumerate(zip(some, labels, strict=True)):
             if m.method == ORACLE and masks[i] is None:
                 continue
-            who = [p.name, label, m.method, m.alpha, m.layer]
+            who = [s.name, label, m.method, m.alpha, m.layer]
             part["rows"] += [
-                [*who, metric, baseline, steps, plan["seed"], float(values[m.index][i]), m.seconds]
+                [*who, metric, baseline, steps, plan.seed, float(values[m.index][i]), m.seconds]
                 for (metric, baseline, steps), values in here.items()
                 if masks[i] is not None or metric in FAITHFULNESS
             ]
@@ -279,76 +270,47 @@ def _part(model: nn.Module, card: Card, numbered: Mapping[int, Sample], plan: di
 
 
 def _explained(
-    model: nn.Module, x: Tensor, plan: dict[str, Any], seeds: list[int]
+    model: nn.Module, x: Tensor, plan: Plan, seeds: list[int]
 ) -> tuple[Tensor, Tensor, list[_Map], np.ndarray]:
     """The pictures where the model is, their classes, and the maps: `(M, N, *spatial)`, each that differs once.
 
     Fused and compared at the layer's own resolution: the hybrid at its ends is Grad-CAM and LayerCAM to the last bit.
     """
     start = perf_counter()
-    ex = explain(model, x, layers=plan["layers"])
+    ex = explain(model, x, layers=list(plan.layers))
     ex.capture.gradients(ex.target)
     shared = perf_counter() - start
     maps, stack, known = [], [], {}
-    for layer in plan["layers"]:
-        for method, alpha in plan["variants"]:
+    for layer in plan.layers:
+        for name, alpha in variants(plan.methods, plan.alphas):
             for _ in range(2):  # the second is timed; whoever comes first pays for warming up
                 start = perf_counter()
-                heat = ex.heatmap(
-                    method, layer=layer, alpha=ALPHA if np.isnan(alpha) else alpha, seed=seeds, size="native"
-                )
+                share = ALPHA if np.isnan(alpha) else alpha
+                heat = ex.heatmap(name, layer=layer, alpha=share, seed=seeds, size="native")
                 large = upsample(torch.from_numpy(heat), x.shape[2:]).numpy()
                 took = perf_counter() - start
             index = known.setdefault((heat.shape, heat.tobytes()), len(stack))
             if index == len(stack):
                 stack.append(large)
-            maps.append(_Map(method, alpha, layer, index, (shared + took) / len(x)))
+            maps.append(_Map(name, alpha, layer, index, (shared + took) / len(x)))
     return ex.inputs, ex.target, maps, np.stack(stack)
 
 
 def _faithfulness(
-    model: nn.Module,
-    x: Tensor,
-    classes: Tensor,
-    stack: np.ndarray,
-    ranked: np.ndarray,
-    plan: dict[str, Any],
-    seeds: list[int],
+    model: nn.Module, x: Tensor, classes: Tensor, ranked: np.ndarray, plan: Plan, seeds: list[int]
 ) -> tuple[dict[tuple[str, str, int | None], np.ndarray], dict[tuple[str, str], np.ndarray], list[float]]:
     """Scores `(M, N)` by metric, baseline and steps, and the curves that they are the areas of."""
-    wanted, scores, lines, fractions = plan["metrics"], {}, {}, []
+    directions = [d for d in FAITHFULNESS if d in plan.metrics]
+    if not directions:
+        return {}, {}, []
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* maps are constant")  # counted as missing in every table
-        if directions := [d for d in ("insertion", "deletion") if any(m.startswith(d) for m in wanted)]:
-            found = faithfulness.curves(
-                model, x, classes, ranked, steps=plan["steps"], baselines=plan["baselines"], directions=directions,
-                seed=seeds,
-            )  # fmt: skip
-            lines, fractions = found.probability, found.fractions.tolist()
-            for (d, baseline), line in lines.items():
-                areas = {
-                    d: faithfulness.auc(line, found.fractions),
-                    f"{d}_logit": faithfulness.auc(found.logit[d, baseline], found.fractions),
-                    f"{d}_rescaled": faithfulness.rescaled_auc(line, found.fractions, d),
-                }
-                scores |= {(m, baseline, plan["steps"]): values for m, values in areas.items() if m in wanted}
-        if sides := [d for d in ("most", "least") if f"road_{d}" in wanted]:
-            found = faithfulness.road(model, x, classes, ranked, directions=sides, seed=seeds)
-            count = len(found.fractions) - 1
-            for d in sides:
-                scores[f"road_{d}", "linear", count] = faithfulness.auc(found.probability[d, "linear"], found.fractions)
-        if any(m.startswith("confidence") for m in wanted):
-            for baseline in plan["baselines"]:
-                both = faithfulness.confidence(model, x, classes, stack, baseline=baseline)
-                pair = zip(("confidence_drop", "confidence_increase"), both, strict=True)
-                scores |= {(m, baseline, None): values for m, values in pair if m in wanted}
-    return scores, lines, fractions
-
-
-def _localisation(
-    stack: np.ndarray, masks: list[np.ndarray | None], wanted: Sequence[str]
-) -> dict[tuple[str, str, None], np.ndarray]:
-    return {(m, "none", None): _each(LOCALISATION[m], stack, masks) for m in wanted if m in LOCALISATION}
+        found = faithfulness.curves(
+            model, x, classes, ranked, steps=plan.steps, baselines=plan.baselines, directions=directions, seed=seeds
+        )
+    lines = found.probability
+    areas = {(d, b, plan.steps): faithfulness.auc(line, found.fractions) for (d, b), line in lines.items()}
+    return areas, lines, found.fractions.tolist()
 
 
 def _each(
@@ -371,54 +333,7 @@ def _as_seen(mask: np.ndarray, card: Card) -> np.ndarray:
     )
 
 
-def variants(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, float]]:
-    """What is measured: the methods with their alphas, and behind them the controls."""
-    found = methods.variants([name for name in names if name not in methods.controls()], alphas)
-    return found + methods.variants(methods.controls(), ())
-
-
-def _metrics(wanted: Sequence[str], some: Sequence[Sample], thresholds: Any) -> list[str]:
-    masked = any(s.masked for s in some)
-    if not wanted:
-        wanted = [m for m in (*DEFAULTS, *(["iou"] if thresholds else [])) if masked or m in FAITHFULNESS]
-    for metric in wanted:
-        if metric not in METRICS:
-            raise ValueError(f"There is no metric {metric!r}; choose from {', '.join(METRICS)}.")
-        if metric not in FAITHFULNESS and not masked:
-            raise ValueError(f"{metric} is measured against masks, and none of these pictures has one.")
-    if "iou" in wanted and not thresholds:
-        raise ValueError("iou needs thresholds that were chosen on other pictures; see calibrate, or --calibration.")
-    return list(dict.fromkeys(wanted))
-
-
-def _check(plan: dict[str, Any], some: Sequence[Sample], card: Card, batch: int) -> None:
-    """Say what is wrong before anything is measured or written."""
-    if not some:
-        raise ValueError("There is no picture to evaluate; give at least one.")
-    if len({s.name for s in some}) < len(some):
-        raise ValueError("Two pictures have the same name; results are told apart by it.")
-    _check_batch(batch)
-    pixels = int(np.prod(card.size))
-    if not 1 <= plan["steps"] <= pixels:
-        raise ValueError(f"steps is {plan['steps']}; it lies between 1 and the number of pixels, {pixels}.")
-    for baseline in plan["baselines"]:
-        if baseline not in faithfulness.BASELINES:
-            raise ValueError(f"There is no baseline {baseline!r}; choose from {', '.join(faithfulness.BASELINES)}.")
-    if not plan["baselines"]:
-        raise ValueError(f"Name at least one baseline of {', '.join(faithfulness.BASELINES)}.")
-    for _, alpha in plan["variants"]:
-        if not (np.isnan(alpha) or 0 <= alpha <= 1):
-            raise ValueError(f"alpha is {alpha:g}; it lies between 0 (LayerCAM) and 1 (Grad-CAM).")
-    if "iou" in plan["metrics"]:
-        for who in [*(variant(*v) for v in plan["variants"]), ORACLE]:
-            for layer in plan["layers"]:
-                if f"{who} {layer}" not in plan["thresholds"]:
-                    raise ValueError(f"There is no threshold for {who} at {layer}; calibrate the same methods.")
-
-
-def _check_batch(batch: int) -> None:
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; a batch holds at least one picture.")
+# Before anything is measured ------------------------------------------------------------------------------------------
 
 
 def _card(model: nn.Module) -> Card:
@@ -430,18 +345,34 @@ def _card(model: nn.Module) -> Card:
     return card
 
 
-def _sources() -> list[str]:
-    return [sha256(path) for path in sorted((ROOT / "camhelpers").rglob("*.py"))]
+def _resolved(
+    model: nn.Module, samples: Sequence[Sample], plan: Plan, thresholds: Mapping[tuple[str, str], float] | None
+) -> Plan:
+    """The plan with its layers and metrics spelt out; says what cannot be measured on these pictures."""
+    if len({s.name for s in samples}) < len(samples) or not samples:
+        raise ValueError("Give at least one picture, and no two of the same name; results are told apart by it.")
+    masked = any(s.masked for s in samples)
+    default = [m for m in (*DEFAULTS, *(["iou"] if thresholds else [])) if masked or m in FAITHFULNESS]
+    plan = replace(
+        plan,
+        layers=[layer_name(model, layer) for layer in plan.layers] or [layer_name(model)],
+        metrics=list(dict.fromkeys(plan.metrics)) or default,
+    )
+    for metric in plan.metrics:
+        if metric not in FAITHFULNESS and not masked:
+            raise ValueError(f"{metric} is measured against masks, and none of these pictures has one.")
+    measured = [*(variant(*v) for v in variants(plan.methods, plan.alphas)), ORACLE]
+    missing = [(w, layer) for w in measured for layer in plan.layers if (w, layer) not in (thresholds or {})]
+    if "iou" in plan.metrics and missing:
+        raise ValueError(
+            f"iou needs a threshold for {' at '.join(missing[0])} that was chosen on other pictures; see calibrate, or "
+            "--calibration."
+        )
+    return plan
 
 
-def _custom(plan: dict[str, Any]) -> list[str]:
-    """The code of methods and baselines, some of which may be a user's own."""
-    functions = [methods.METHODS[method].function for method, _ in plan["variants"]]
-    functions += [faithfulness.BASELINES[baseline] for baseline in plan["baselines"]]
-    found = []
-    for function in functions:
-        try:
-            found.append(inspect.getsource(function))
-        except (OSError, TypeError):  # typed at a prompt: its address differs in every process, so nothing is reused
-            found.append(repr(function))
-    return found
+def _code(plan: Plan) -> list[Any]:
+    """Our own code and that of methods and baselines, some of which may be a user's."""
+    functions = [METHODS[name].function for name in plan.methods]
+    functions += [faithfulness.BASELINES[name] for name in plan.baselines]
+    return [sorted((ROOT / "camhelpers").rglob("*.py")), *map(inspect.getsource, functions)]

@@ -1,93 +1,147 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from camhelpers.evaluate.report import Conditions, escape, latex, write_table
+from camhelpers.evaluate.report import comparisons, family, gate, headlines, summary, write
+from camhelpers.evaluate.run import COLUMNS, Evaluation
 
-CONDITIONS = Conditions(n=60, steps=32, baseline="mean", layer="layer4", model="0c5a9e1f2b3d", seed=0)
-TABLE = pd.DataFrame(
-    {
-        "method": ["grad_cam", "50 % & more"],
-        "alpha": [0.7, np.nan],
-        "n": [60, 58],
-        "difference": [-0.00123, 0.25],
-        "low": [-0.002, 0.2],
-        "high": [0.001, np.inf],
-        "p_t": [0.0004, 0.02],
-        "right": [True, False],
-    }
-)
+GOOD = {"oracle": 0.9, "gradcam": 0.8, "layercam": 0.7, "centre": 0.75, "random": 0.5}
+BLIND = {k: v for k, v in GOOD.items() if k != "oracle"}
 
 
-def test_a_table_is_booktabs_and_names_its_conditions():
-    text = latex(TABLE, title="Insertion.", conditions=CONDITIONS, label="insertion")
-    lines = text.splitlines()
-    assert {r"\toprule", r"\midrule", r"\bottomrule", r"\label{tab:insertion}", r"\centering"} <= set(lines)
-    caption = next(line for line in lines if r"\caption" in line)
-    assert caption == (
-        r"\caption{Insertion. n = 60, steps = 32, baseline = mean, layer = layer4, model = 0c5a9e1f2b3d, seed = 0.}"
-    )
-    assert r"\begin{tabular}{lrrrrrl}" in lines
-    assert r"method & alpha & $n$ & difference & interval & $p$ ($t$) & right \\" in lines
-    assert r"grad\_cam & $0.7$ & $60$ & $-0.0012$ & $[-0.0020, 0.0010]$ & $<0.001$ & yes \\" in lines
-    assert r"50 \% \& more & -- & $58$ & $0.2500$ & $[0.2000, \infty]$ & $0.0200$ & no \\" in lines
-
-
-def test_every_cell_has_its_column():
+def table_of(metric="insertion", n=30, noise=0.01, **means):
+    rng = np.random.default_rng(0)
     rows = [
-        line for line in latex(TABLE, title="", conditions=CONDITIONS, label="x").splitlines() if line[-2:] == "\\\\"
-    ]
-    assert {line.replace(r"\&", "").count("&") for line in rows} == {6}
+        (f"p{i}", "a", method.partition("@")[0], float(method.partition("@")[2] or "nan"), "layer4", metric, "mean", 10,
+         0, mean + noise * rng.standard_normal(), 0.1 + i // 10)
+        for method, mean in means.items()
+        for i in range(n)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"steps": "Int64"})
 
 
-def test_columns_headings_and_digits_are_chosen():
-    text = latex(
-        TABLE, title="T", conditions=CONDITIONS, label="x", columns=["n", "difference"],
-        headings={"difference": r"$\Delta$"}, digits=2,
-    )  # fmt: skip
-    assert r"$n$ & $\Delta$ \\" in text
-    assert r"$60$ & $-0.00$ \\" in text
+# The gate -------------------------------------------------------------------------------------------------------------
 
 
-def test_two_columns_may_share_a_heading():
-    text = latex(
-        TABLE, title="T", conditions=CONDITIONS, label="x", columns=["n", "difference"], headings={"difference": "$n$"}
-    )
-    assert r"$n$ & $n$ \\" in text
-    assert r"$60$ & $-0.0012$ \\" in text
-
-
-def test_the_csv_holds_every_column_and_the_conditions_it_lacks(tmp_path):
-    csv, tex = write_table(TABLE, tmp_path / "v1.2", title="T", conditions=CONDITIONS, columns=["method", "difference"])
-    assert (csv.name, tex.name) == ("v1.2.csv", "v1.2.tex")
-    found = pd.read_csv(csv)
-    assert list(found.columns) == [*TABLE.columns, "steps", "baseline", "layer", "model", "seed"]
-    pd.testing.assert_frame_equal(found[list(TABLE.columns)], TABLE)  # n stays each row's own
-    assert set(found["model"]) == {"0c5a9e1f2b3d"}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["v1.2.csv", "v1.2.tex"]
-
-
-def test_a_condition_without_a_part_is_said_to_have_none():
-    assert "steps = none, baseline = none" in str(Conditions(60, None, None, "layer4", "0c5a9e1f2b3d", 0))
+def test_the_gate_names_best_and_worst_and_by_how_much():
+    row = gate(table_of(**GOOD)).iloc[0]
+    assert row["gate"] == "pass" and (row["best_method"], row["worst_method"]) == ("gradcam", "layercam")
+    assert row["above_low"] < row["above"] < row["above_high"] and row["above"] == pytest.approx(0.1, abs=0.02)
+    assert row["below_low"] < row["below"] < row["below_high"] and row["below"] == pytest.approx(0.2, abs=0.02)
+    assert (row["centre"], row["random"]) == (pytest.approx(0.75, abs=0.02), pytest.approx(0.5, abs=0.02))
+    lower = gate(table_of(metric="deletion", **{k: 1 - v for k, v in GOOD.items()})).iloc[0]
+    assert lower["gate"] == "pass" and (lower["best_method"], lower["worst_method"]) == ("gradcam", "layercam")
 
 
 @pytest.mark.parametrize(
-    ("table", "columns", "message"),
-    [(TABLE, ["value"], "no column 'value'; it has method"), (TABLE[:0], None, "empty"), (TABLE, [], "empty")],
+    ("verdict", "means", "options"),
+    [
+        ("fail", GOOD | {"oracle": 0.75}, {}),  # as with black: the silhouette tells
+        ("fail", GOOD | {"random": 0.72}, {}),  # one method is worse than noise
+        ("fail", GOOD, {"metric": "deletion"}),
+        ("undecided", GOOD | {"gradcam": 0.89}, {"n": 4, "noise": 0.3}),
+        ("undecided", GOOD, {"n": 1, "noise": 0}),
+        ("no oracle", BLIND, {}),
+        ("fail", BLIND | {"random": 0.9}, {}),
+    ],
 )
-def test_nothing_is_written_for_a_table_that_does_not_fit(tmp_path, table, columns, message):
-    with pytest.raises(ValueError, match=message):
-        write_table(table, tmp_path / "t", title="T", conditions=CONDITIONS, columns=columns)
-    assert not list(tmp_path.iterdir())
+def test_the_gates_verdicts(verdict, means, options):
+    assert gate(table_of(**options, **means))["gate"].item() == verdict
 
 
-def test_escape():
-    assert escape(r"[a_b & c\d 5% #1 {x} ~ ^ $ <") == (
-        r"{[}a\_b \& c\textbackslash{}d 5\% \#1 \{x\} \textasciitilde{} \textasciicircum{} \$ $<$"
+# Comparisons ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_family_is_spelt_out():
+    names = ["gradcam", "layercam", "hybrid"]
+    whole = [("hybrid@0.7", "gradcam"), ("hybrid@0.7", "layercam"), ("gradcam", "layercam")]
+    assert family(names, [0.3, 0.7], 9) == whole
+    assert family(names, [0.3], 9)[0] == ("hybrid@0.3", "gradcam")
+    assert family(["gradcam", "layercam"], [0.7], 9) == [("gradcam", "layercam")]
+    assert family(["gradcam"], [0.7], 1) == []
+    assert family(names, [0.3, 0.7], 9, [("hybrid@0.3", "random")]) == [("hybrid@0.3", "random")]
+
+
+def test_comparisons_are_of_paired_pictures_in_the_metrics_own_direction():
+    table = pd.concat([table_of(**GOOD), table_of(metric="deletion", **GOOD)])
+    found = comparisons(table, [("gradcam", "layercam")], margin=0.05)
+    assert found["verdict"].tolist() == ["better", "worse"] and found["better_is"].tolist() == ["higher", "lower"]
+    assert found["win_rate"].tolist() == [1, 0] and found["gate"].tolist() == ["pass", "fail"]
+    assert found["margin"].eq(0.05).all()
+    a, b = (
+        table.query("method == @who and metric == 'insertion'")["value"].to_numpy() for who in BLIND if who[0] in "gl"
     )
+    assert found["difference"][0] == pytest.approx((a - b).mean())
 
 
-def test_an_interval_without_bounds_is_a_dash():
-    lone = pd.DataFrame({"low": [np.nan, 0.1], "high": [np.nan, 0.2]})
-    text = latex(lone, title="T", conditions=CONDITIONS, label="x")
-    assert "\n-- \\\\\n$[0.1000, 0.2000]$ \\\\\n" in text
+def test_what_fails_the_gate_is_no_headline():
+    table = pd.concat([table_of(**GOOD), table_of(metric="deletion", **GOOD)])
+    said = headlines(Evaluation(table, table, {}, {}), [("gradcam", "layercam")])
+    assert said.count("gradcam against layercam") == 1
+    assert said.startswith("insertion (mean, layer4): gradcam against layercam +0.1")
+    assert "deletion (mean, layer4) is no evidence here; gate: fail" in said
+    assert "Without masks" in headlines(Evaluation(table_of(**BLIND), table, {}, {}), [])
+
+
+def test_the_summary_counts_time_once_for_each_batch_and_never_the_oracles():
+    found = summary(table_of(**GOOD)).set_index(["metric", "method"])
+    assert found.loc[("insertion", "gradcam"), ["n", "gate"]].tolist() == [30, "pass"]
+    assert found.loc[("seconds", "gradcam"), ["n", "min", "max", "gate"]].tolist() == [3, 0.1, 2.1, "none"]
+    assert ("seconds", "oracle") not in found.index
+
+
+# What is written ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def found():
+    who = GOOD | {"hybrid@0.7": 0.8}
+    table = pd.concat([table_of(n=6, **who), table_of("lift", n=6, **who).assign(baseline="none", steps=pd.NA)])
+    both = pd.concat([table.assign(layer="block_2"), table]).astype({"steps": "Int64"})
+    ways = both[both["metric"] == "insertion"].drop(columns=["value", "steps", "seed", "seconds"])
+    curves = pd.concat([ways.assign(fraction=f, probability=f / 2) for f in (0.0, 0.5, 1.0)])
+    about = {"n": 6, "steps": 10, "seed": 0, "model": "tiny", "model_hash": "0c5a9e1f2b3d", "baselines": ["mean"]}
+    return Evaluation(both, curves, {}, about | {"layers": ["block_2", "layer4"]})
+
+
+def test_everything_is_written_with_its_conditions(found, tmp_path):
+    paths = write(found, tmp_path, [("hybrid@0.7", "layercam")])
+    assert {p.name for p in paths} == {p.name for p in tmp_path.iterdir()} == {
+        "evaluation_results.csv", "curves.csv", "gate.csv", "gate.tex", "summary_statistics.csv",
+        "summary_statistics.tex", "comparisons.csv", "comparisons.tex", "evaluation.json", "comparison_plots.png",
+        "comparison_plots.pdf", "comparison_plots_block_2.png", "comparison_plots_block_2.pdf",
+    }  # fmt: skip
+    for path in tmp_path.glob("*.csv"):
+        table = pd.read_csv(path, keep_default_na=False)
+        assert {"n", "steps", "baseline", "layer", "model", "seed"} <= set(table)
+        assert set(table["model"]) == {"0c5a9e1f2b3d"}
+    back = pd.read_csv(tmp_path / "evaluation_results.csv")
+    assert back["value"].tolist() == found.table["value"].tolist()  # to the last digit
+    about = json.loads((tmp_path / "evaluation.json").read_text())
+    assert about["comparisons"] == [["hybrid@0.7", "layercam"]] and about["versions"]["torch"]
+
+    texts = {path.stem: path.read_text() for path in tmp_path.glob("*.tex")}
+    for text in texts.values():
+        assert text.startswith("% needs \\usepackage{booktabs}\n\\begin{table}[tbp]\n\\centering")
+        assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count("weights = 0c5a9e1f2b3d") > 0
+    lines = texts["comparisons"].splitlines()
+    said = "n = 6, steps = 10, baseline = mean, layer = layer4, weights = 0c5a9e1f2b3d, seed = 0."
+    assert rf"\caption{{Comparisons, each p after Holm: Hybrid 0.7, LayerCAM, layer4. {said}}}" in lines
+    assert r"\label{tab:comparisons_hybrid@0.7_layercam_layer4}" in lines and r"layer = block\_2" in "".join(lines)
+    heads = r"metric & baseline & difference & interval & $d_z$ & win rate & $p_t$ & $p_W$ & $p_\mathrm{eq}$ & "
+    assert lines.count(heads + r"verdict & gate \\") == 2
+    row = next(line for line in lines if line.startswith("Insertion & mean & $0.10"))
+    assert " & $[0.1014, 0.1123]$ & " in row and row.endswith(r" & $1.0000$ & better & pass \\")
+    assert " & $1.0000$ & $<0.001$ & $0.1250$ & " in row
+    assert "steps = none, baseline = none" in texts["summary_statistics"]
+    assert r"Hybrid & $0.7$ & $6$ & $0.7" in texts["summary_statistics"]
+    assert r"Oracle (mask) & -- & $6$ & $0.9" in texts["summary_statistics"]
+
+
+def test_comparisons_of_an_earlier_run_are_taken_away(found, tmp_path, monkeypatch):
+    monkeypatch.setattr("camhelpers.evaluate.report._plots", lambda found, folder: [])
+    (tmp_path / "comparisons.csv").touch()
+    write(found, tmp_path)
+    assert not (tmp_path / "comparisons.csv").exists()

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from camhelpers import cli, explain
-from camhelpers.cam.models import Card, save_model
-from camhelpers.cam.nets import SmallResNet
-from camhelpers.datasets.samples import Sample, samples
-from camhelpers.evaluate import faithfulness
+from camhelpers.cam.methods import METHODS, register
+from camhelpers.cam.models import save_model
+from camhelpers.datasets.samples import Sample
+from camhelpers.evaluate import faithfulness, run
 from camhelpers.evaluate import localisation as metrics
-from camhelpers.evaluate import report as verdicts
-from camhelpers.evaluate import run as evaluation
-from camhelpers.evaluate.report import comparisons, family, gate, summary, write
-from camhelpers.evaluate.run import calibrate, evaluate
+from camhelpers.evaluate.report import summary
+from camhelpers.evaluate.run import Plan, calibrate, evaluate
 from camhelpers.files import ROOT, fingerprint
 from camhelpers.io.images import save_image
+
+KEY = ["picture", "method", "alpha", "layer", "metric", "baseline"]
 
 
 def held(name, pixels, label=None, mask=None):
@@ -27,40 +27,31 @@ def held(name, pixels, label=None, mask=None):
     return Sample(name, lambda: (pixels, mask), label, mask is not None, fingerprint(pixels, mask))
 
 
-KEY = ["picture", "method", "alpha", "layer", "metric", "baseline"]
-
-
-def tiny(size=(48, 48), **card):
-    torch.manual_seed(0)
-    net = SmallResNet(classes=10, widths=(4, 4, 8, 8)).eval()
+@pytest.fixture(scope="module")
+def net(tiny_net):
+    net = tiny_net(architecture="small_resnet", arguments={"classes": 3, "widths": (8, 8, 12, 16),
+                                                           "strides": (2, 1, 2, 2, 1)})  # fmt: skip
     with torch.no_grad():
         net.fc.weight.mul_(20)  # an untrained net hardly tells pictures apart
-    names = tuple("abcdefghij")
-    net.card = Card("tiny", names, "small_resnet", {"classes": 10, "widths": [4, 4, 8, 8]}, size, **card)
     return net
 
 
 @pytest.fixture(scope="module")
-def net():
-    return tiny()
-
-
-@pytest.fixture(scope="module")
 def shown():
-    rng = np.random.default_rng(0)
-    found = []
+    rng, found = np.random.default_rng(0), []
     for i in range(5):
-        mask = np.zeros((48, 48), bool)
+        mask = np.zeros((64, 64), bool)
         mask[i + 5 : i + 25, 10:30] = True
-        found.append(held(f"p{i}", rng.random((48, 48, 3)).astype(np.float32), "a", mask))
+        found.append(held(f"p{i}", rng.random((64, 64, 3)).astype(np.float32), "cat", mask))
     return found
+
+
+OPTIONS = {"alphas": [0, 0.7, 1], "layers": ["layer3", "layer2"], "baselines": ["mean", "zero"], "steps": 4}
 
 
 @pytest.fixture(scope="module")
 def found(net, shown):
-    return evaluate(
-        net, shown, alphas=[0, 0.7, 1], layers=["layer3", "layer2"], baselines=["mean", "zero"], steps=4, batch=2
-    )
+    return evaluate(net, shown, **OPTIONS, batch=2)
 
 
 def values(table, **where):
@@ -69,12 +60,12 @@ def values(table, **where):
     return table.set_index("picture")["value"]
 
 
-# what is measured -----------------------------------------------------------------------------------------------------
+# What is measured -----------------------------------------------------------------------------------------------------
 
 
 def test_the_table_is_tidy_and_complete(found):
     table = found.table
-    assert list(table.columns) == list(evaluation.COLUMNS)
+    assert list(table.columns) == list(run.COLUMNS)
     assert not table.duplicated(KEY).any()
     who = 2 * (2 + 3 + 2 + 1)  # layers, and methods, alphas, controls and the oracle
     assert len(table) == 5 * who * (2 * 2 + 4)
@@ -87,63 +78,66 @@ def test_the_table_is_tidy_and_complete(found):
 
 
 def test_values_are_those_of_the_functions_that_define_them(net, shown, found):
+    here = found.table[(found.table.alpha == 0.7) & (found.table.layer == "layer3")]
     for number, p in enumerate(shown):
         x = net.card.prepare(p.pixels)[None]
         ex = explain(net, x, layers=["layer3"])
         heat = ex.heatmap("hybrid", alpha=0.7)
         line = faithfulness.curves(net, x, None, heat[None], steps=4, baselines=["zero"], seed=number)
         area = faithfulness.auc(line.probability["deletion", "zero"], line.fractions)[0, 0]
-        here = found.table[(found.table.alpha == 0.7) & (found.table.layer == "layer3")]
-        assert values(here, metric="deletion", baseline="zero")[p.name] == pytest.approx(area, abs=1e-5)
+        # sums in another order, as another number of threads makes them, now and then swap two pixels
+        assert values(here, metric="deletion", baseline="zero")[p.name] == pytest.approx(area, abs=1e-3)
         for metric, score in (
             ("relevance_mass", metrics.relevance_mass(heat[0], p.mask)),
             ("average_precision", metrics.pxap([heat[0]], [p.mask])),
             ("pointing_game", metrics.pointing_hit(heat[0], p.mask)),
         ):
-            assert values(here, metric=metric)[p.name] == pytest.approx(score, abs=1e-4)
+            assert values(here, metric=metric)[p.name] == pytest.approx(score, abs=1e-3)
         assert set(here[here.picture == p.name]["class"]) == {ex.label[0]}
+    right = [explain(net, net.card.prepare(p.pixels)[None]).label[0] == "cat" for p in shown]
+    assert found.about["accuracy"] == np.mean(right)
 
 
 def test_the_ends_of_the_hybrid_are_its_parents_to_the_last_bit(found):
     for alpha, parent in ((1.0, "gradcam"), (0.0, "layercam")):
         ends = found.table[(found.table.method == "hybrid") & (found.table.alpha == alpha)]
-        own = found.table[found.table.method == parent]
-        assert (ends["value"].to_numpy() == own["value"].to_numpy()).all()
+        assert (ends["value"].to_numpy() == found.table[found.table.method == parent]["value"].to_numpy()).all()
 
 
-def test_the_oracle_is_perfect_at_finding(found):
+def test_the_oracle_is_perfect_at_finding_and_its_curves_follow_its_own_order(net, shown, found):
     for metric in ("pointing_game", "relevance_mass", "relevance_rank", "average_precision"):
         assert (values(found.table, method="oracle", metric=metric) == 1).all()
-
-
-def test_the_oracle_is_shown_from_its_middle_outwards():
-    mask = np.zeros((9, 9), bool)
-    mask[2:7, 1:6] = True
-    order = faithfulness.removal_order(metrics.oracle(mask))
-    assert order[0] == 4 * 9 + 3 and mask.ravel()[order[:25]].all()
-    assert order[-1] in (8, 80)  # the corners that are farthest
+    x = torch.stack([net.card.prepare(p.pixels) for p in shown])
+    line = faithfulness.curves(net, x, None, np.stack([[metrics.oracle(p.mask) for p in shown]]), steps=4)
+    area = faithfulness.auc(line.probability["insertion", "mean"][0], line.fractions)
+    own = values(found.table, method="oracle", metric="insertion", baseline="mean", layer="layer2")
+    assert own.to_numpy() == pytest.approx(area, abs=1e-5)
 
 
 def test_batches_change_nothing(net, shown, found):
-    other = evaluate(
-        net, shown, alphas=[0, 0.7, 1], layers=["layer3", "layer2"], baselines=["mean", "zero"], steps=4, batch=5
-    )
+    other = evaluate(net, shown, **OPTIONS, batch=5)
     a, b = (t.table.set_index(KEY)["value"] for t in (found, other))
-    assert (a - b[a.index]).abs().max() < 1e-3  # sums in another order, and so now and then another order of pixels
+    assert (a - b[a.index]).abs().max() < 1e-3
 
 
-def test_every_metric_can_be_measured(net, shown):
+def test_every_metric_of_localisation_and_the_calibrated_threshold(net, shown):
     chosen = calibrate(net, shown[3:], methods=["gradcam"])
-    table = evaluate(
-        net, shown[:2], methods=["gradcam"], metrics=evaluation.METRICS, steps=3, thresholds=chosen
-    ).table  # fmt: skip
-    assert set(table.metric) == set(evaluation.METRICS)
-    assert set(table[table.metric.str.startswith("road")]["baseline"]) == {"linear"}
+    assert chosen["oracle", "layer4"] == 1 and set(name for name, _ in chosen) == {
+        "gradcam", "random", "centre", "oracle",
+    }  # fmt: skip
+    wanted = [*run.LOCALISATION, "iou"]
+    table = evaluate(net, shown[:2], methods=["gradcam"], metrics=wanted, thresholds=chosen).table
+    assert set(table.metric) == set(wanted)
     assert table[table.method == "gradcam"]["value"].notna().all()
     assert (values(table, method="oracle", metric="iou") == 1).all()
     heat = explain(net, net.card.prepare(shown[0].pixels)[None]).heatmap()[0]
-    score = metrics.iou(heat, shown[0].mask, chosen["gradcam", "layer4"])
-    assert values(table, method="gradcam", metric="iou")["p0"] == pytest.approx(score, abs=1e-6)
+    for metric, score in (
+        ("iou", metrics.iou(heat, shown[0].mask, chosen["gradcam", "layer4"])),
+        ("pointing_exact", metrics.pointing_hit(heat, shown[0].mask, 0)),
+        ("lift", metrics.lift(heat, shown[0].mask)),
+        ("lift_over_centre", metrics.lift(heat, shown[0].mask, metrics.centre_prior((64, 64)))),
+    ):
+        assert values(table, method="gradcam", metric=metric)["p0"] == pytest.approx(score, abs=1e-4)
 
 
 def test_pictures_without_masks_are_not_localised(net, shown):
@@ -155,23 +149,22 @@ def test_pictures_without_masks_are_not_localised(net, shown):
     assert set(table.metric) == {"insertion", "deletion"}
 
 
-def test_blank_maps_are_counted_as_missing(shown):
-    net = tiny()
-    with torch.no_grad():
-        net.fc.weight.zero_()  # no gradient, no evidence
-    table = evaluate(net, shown, methods=["gradcam"], steps=2).table
+def test_blank_maps_are_counted_as_missing(tiny_net, shown):
+    blind = tiny_net()
+    torch.nn.init.zeros_(blind.fc.weight)  # no gradient, no evidence
+    table = evaluate(blind, shown, methods=["gradcam"], steps=2).table
     assert table[table.method == "gradcam"]["value"].isna().all()
     assert table[table.method == "random"]["value"].notna().all()
     row = summary(table).query("method == 'gradcam' and metric == 'insertion'").iloc[0]
     assert (row["n"], row["dropped"]) == (0, 5) and row["gate"] == "undecided"
 
 
-def test_a_mask_is_cut_and_sized_as_the_model_sees_it():
-    card = tiny((20, 20), fit="crop", resize=20).card
+def test_a_mask_is_cut_and_sized_as_the_model_sees_it(tiny_net):
     mask = np.zeros((40, 80), bool)
     mask[:, 20:40] = True  # of the middle square, its left half
-    seen = evaluation._as_seen(mask, card)
-    assert seen.shape == (20, 20) and seen[:, :10].all() and not seen[:, 10:].any()
+    net = tiny_net(size=(32, 32), fit="crop", resize=32)
+    best = evaluate(net, [held("half", np.full((40, 80, 3), 0.5), mask=mask)], metrics=["lift"]).table
+    assert values(best, method="oracle")["half"] == 2
 
 
 def test_the_time_of_a_map_is_one_measurement_for_each_batch(found):
@@ -180,123 +173,14 @@ def test_the_time_of_a_map_is_one_measurement_for_each_batch(found):
     assert found.table.query("method == 'oracle'")["seconds"].isna().all()
 
 
-# the gate -------------------------------------------------------------------------------------------------------------
+# Going on -------------------------------------------------------------------------------------------------------------
 
 
-def table_of(metric="insertion", n=30, noise=0.01, **means):
-    rng = np.random.default_rng(0)
-    rows = [
-        (f"p{i}", "a", method, np.nan, "layer4", metric, "mean", 10, 0, mean + noise * rng.standard_normal(), 0.1)
-        for method, mean in means.items()
-        for i in range(n)
-    ]
-    return pd.DataFrame(rows, columns=list(evaluation.COLUMNS))
-
-
-def test_the_gate():
-    good = {"oracle": 0.9, "gradcam": 0.8, "layercam": 0.7, "centre": 0.75, "random": 0.5}
-    row = gate(table_of(**good)).iloc[0]
-    assert row["gate"] == "pass" and (row["best_method"], row["worst_method"]) == ("gradcam", "layercam")
-    assert row["above_low"] < row["above"] < row["above_high"] and row["above"] == pytest.approx(0.1, abs=0.02)
-    assert row["centre"] == pytest.approx(0.75, abs=0.02)
-
-    def of(**means):
-        return gate(table_of(**means))["gate"].item()
-
-    assert of(**good | {"oracle": 0.75}) == "fail"  # as with black: the silhouette tells
-    assert of(**good | {"random": 0.72}) == "fail"  # one method is worse than noise
-    assert of(metric="deletion", **good) == "fail"
-    assert of(metric="deletion", **{k: 1 - v for k, v in good.items()}) == "pass"
-    assert of(n=4, noise=0.3, **good | {"gradcam": 0.85}) in ("undecided", "fail")
-    assert of(n=1, noise=0, **good) == "undecided"
-    assert of(**{k: v for k, v in good.items() if k != "oracle"}) == "no oracle"
-    assert of(**{k: v for k, v in good.items() if k != "oracle"} | {"random": 0.9}) == "fail"
-
-
-def test_a_broken_metric_does_not_pass_the_gate(net, shown, monkeypatch):
-    noise = np.random.default_rng(0)
-    monkeypatch.setitem(evaluation.LOCALISATION, "lift", lambda heat, mask: noise.random())
-    table = evaluate(net, shown, methods=["gradcam"], metrics=["lift"]).table
-    assert gate(table)["gate"].item() != "pass"
-
-
-# comparisons ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_family_is_spelt_out():
-    names = ["gradcam", "layercam", "hybrid"]
-    assert family(names, [0.3, 0.7], 9) == [
-        ("hybrid@0.7", "gradcam"),
-        ("hybrid@0.7", "layercam"),
-        ("gradcam", "layercam"),
-    ]
-    assert family(names, [0.3], 9)[0] == ("hybrid@0.3", "gradcam")
-    assert family(["gradcam", "layercam"], [0.7], 9) == [("gradcam", "layercam")]
-    assert family(["gradcam"], [0.7], 1) == []
-    assert family(names, [0.3, 0.7], 9, [("hybrid@0.3", "random")]) == [("hybrid@0.3", "random")]
-    with pytest.raises(ValueError, match="'hybrid' was declared but would not be measured as such; there are gradcam"):
-        family(names, [0.3, 0.5], 9)
-    with pytest.raises(ValueError, match="at least two pictures, and there is 1"):
-        family(names, [0.7], 1)
-
-
-def test_comparisons_are_of_paired_pictures(found):
-    table = comparisons(found.table, [("hybrid@1", "gradcam"), ("gradcam", "random")])
-    assert len(table) == 2 * 2 * (2 * 2 + 4)
-    same = table[table["first"] == "hybrid@1"]
-    assert (same["difference"] == 0).all() and (same["p_t"] == 1).all()
-    row = table.query("first == 'gradcam' and metric == 'deletion' and layer == 'layer3' and baseline == 'mean'").iloc[
-        0
-    ]
-    a, b = (
-        values(found.table, method=m, metric="deletion", layer="layer3", baseline="mean") for m in ("gradcam", "random")
-    )
-    assert row["difference"] == pytest.approx((a - b).mean()) and row["better_is"] == "lower"
-    assert row["gate"] in ("pass", "fail", "undecided")
-    assert comparisons(found.table, [("gradcam", "random")], margin=0.5)["margin"].eq(0.5).all()
-
-
-# what is written ------------------------------------------------------------------------------------------------------
-
-
-def test_everything_is_written_with_its_conditions(found, tmp_path):
-    paths = write(found, tmp_path, [("gradcam", "layercam")])
-    assert {p.name for p in paths} == {p.name for p in tmp_path.iterdir()} == {
-        "evaluation_results.csv", "curves.csv", "gate.csv", "gate.tex", "summary_statistics.csv",
-        "summary_statistics.tex", "comparisons.csv", "comparisons.tex", "evaluation.json", "comparison_plots.png",
-        "comparison_plots.pdf", "comparison_plots_layer3.png", "comparison_plots_layer3.pdf",
-    }  # fmt: skip
-    for path in tmp_path.glob("*.csv"):
-        table = pd.read_csv(path, keep_default_na=False)
-        assert {"n", "steps", "baseline", "layer", "model", "seed"} <= set(table)
-        assert set(table["baseline"]) == ({"mean", "zero"} if path.name == "curves.csv" else {"mean", "zero", "none"})
-    for path in tmp_path.glob("*.tex"):
-        text = path.read_text()
-        assert text.count(r"\toprule") == text.count(r"\bottomrule") == text.count("model = ") > 0
-    back = pd.read_csv(tmp_path / "evaluation_results.csv")
-    assert back["value"].equals(found.table["value"])  # to the last digit
-    about = json.loads((tmp_path / "evaluation.json").read_text())
-    assert about["n"] == 5 and about["comparisons"] == [["gradcam", "layercam"]] and about["versions"]["torch"]
-
-
-def test_what_fails_the_gate_is_no_headline():
-    good = {"oracle": 0.9, "gradcam": 0.8, "layercam": 0.7, "centre": 0.75, "random": 0.5}
-    table = pd.concat([table_of(**good), table_of(metric="deletion", **good)])
-    said = verdicts.headlines(evaluation.Evaluation(table, table, {}, {}), [("gradcam", "layercam")])
-    assert said.count("gradcam against layercam") == 1
-    assert said.startswith("insertion (mean, layer4): gradcam against layercam +0.1")
-    assert "deletion (mean, layer4) is no evidence here; gate: fail" in said
-
-
-# going on -------------------------------------------------------------------------------------------------------------
-
-
-def test_finished_batches_are_measured_once(net, shown, tmp_path, monkeypatch):
+def test_finished_batches_are_measured_once(net, tiny_net, shown, tmp_path, monkeypatch):
     options = {"methods": ["gradcam"], "steps": 2, "batch": 2, "out": tmp_path}
     first = evaluate(net, shown, **options)
     parts = {p.name for p in (tmp_path / "parts").iterdir()}
-    calls = []
-    measure = faithfulness.curves
+    calls, measure = [], faithfulness.curves
     monkeypatch.setattr(faithfulness, "curves", lambda *a, **k: calls.append(1) or measure(*a, **k))
     again = evaluate(net, shown, **options)
     assert not calls and again.table.equals(first.table) and again.curves.equals(first.curves)
@@ -304,7 +188,7 @@ def test_finished_batches_are_measured_once(net, shown, tmp_path, monkeypatch):
 
     evaluate(net, shown[:4], **options)
     assert not calls
-    changed = [*shown[:3], held("p3", shown[3].pixels * np.float32(0.5), "a", shown[3].mask)]
+    changed = [*shown[:3], held("p3", shown[3].pixels * np.float32(0.5), "cat", shown[3].mask)]
     evaluate(net, changed, **options)
     assert len(calls) == 1  # the batch with that picture alone
     for change in ({"steps": 3}, {"seed": 1}, {"methods": ["layercam"]}, {"metrics": ["deletion"]}):
@@ -312,26 +196,39 @@ def test_finished_batches_are_measured_once(net, shown, tmp_path, monkeypatch):
         evaluate(net, shown[:2], **options | change)
         assert calls
     calls.clear()
-    other = tiny()
-    with torch.no_grad():
-        other.fc.weight[0, 0] += 1
-    evaluate(other, shown[:2], **options)
+    evaluate(tiny_net(), shown[:2], **options)  # other weights
     assert calls
     assert len(parts) == 3 and len(list((tmp_path / "parts").iterdir())) == 1  # the others belong to no run
+    unknown = [Sample("p0", shown[0].read)]  # nobody can tell whether it changed
+    for _ in range(2):
+        calls.clear()
+        evaluate(net, unknown, **options)
+        assert calls
+
+
+def test_a_method_of_ones_own_is_measured_again_once_its_code_changed(net, shown, tmp_path, monkeypatch):
+    def once(power):
+        if power == 1:
+            register("own")(lambda A, G: A.sum(1).relu())
+        else:
+            register("own")(lambda A, G: A.sum(1).relu() ** 2 + 1)
+        return evaluate(net, shown[:1], methods=["own"], metrics=["relevance_mass"], out=tmp_path).table
+
+    monkeypatch.setitem(METHODS, "own", None)  # gone after the test
+    assert values(once(1), method="own")["p0"] != values(once(2), method="own")["p0"]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
+def home(net, tmp_path_factory):
     """A checkpoint with its card, and a folder of pictures with masks."""
-    folder = tmp_path_factory.mktemp("home")
-    net = tiny()
+    folder, rng = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
     save_model(net, net.card, folder / "tiny.safetensors")
-    rng = np.random.default_rng(0)
-    for i in range(24):
-        mask = np.zeros((48, 48))
-        mask[10:30, i % 20 : 28] = 1
-        save_image(folder / f"pictures/{'ab'[i % 2]}/{i}.png", rng.random((48, 48, 3)))
-        save_image(folder / f"pictures/masks/{'ab'[i % 2]}/{i}.png", mask)
+    for i in range(12):
+        mask = np.zeros((64, 64))
+        mask[10:30, i:28] = 1
+        kind = ("cat", "dog")[i % 2]
+        save_image(folder / f"pictures/{kind}/{i}.png", rng.random((64, 64, 3)))
+        save_image(folder / f"pictures/masks/{kind}/{i}.png", mask)
     return folder
 
 
@@ -340,21 +237,16 @@ def arguments(home, out, *more):
     return [str(a) for a in call]
 
 
-def process(*call):
-    return subprocess.Popen(
-        [sys.executable, "-m", "camhelpers", *call], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 def results(folder):
     return pd.read_csv(folder / "evaluation_results.csv").drop(columns="seconds")
 
 
 @pytest.mark.slow
 def test_an_interrupted_evaluation_gives_the_identical_table(home, tmp_path):
-    more = ["--steps", "12", "--alphas", "0.3", "0.7", "--batch", "2", "--layers", "layer2", "layer3"]
+    more = ["--steps", "12", "--alphas", "0.3", "0.7", "--batch", "1"]
     cut, whole = tmp_path / "cut", tmp_path / "whole"
-    running = process(*arguments(home, cut, *more))
+    call = [sys.executable, "-m", "camhelpers", *arguments(home, cut, *more)]
+    running = subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 300
     while len(list(cut.glob("parts/[!.]*.json"))) < 2 and time.monotonic() < deadline and running.poll() is None:
         time.sleep(0.005)
@@ -365,106 +257,34 @@ def test_an_interrupted_evaluation_gives_the_identical_table(home, tmp_path):
 
     assert cli.main(arguments(home, cut, *more)) == 0
     assert cli.main(arguments(home, whole, *more)) == 0
-    assert len(results(whole)["picture"].unique()) == 24
-    assert (cut / "evaluation_results.csv").read_text().count("\n") == len(results(whole)) + 1
+    assert len(results(whole)["picture"].unique()) == 12
     pd.testing.assert_frame_equal(results(cut), results(whole), check_exact=True)
     assert (cut / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
     after = {p.name: p.stat().st_mtime_ns for p in cut.glob("parts/*.json")}
     assert len(after) == 12 and kept.items() <= after.items()  # nothing was measured twice
 
 
-def test_one_damaged_picture_is_reported_and_the_rest_is_done(home, tmp_path, capsys):
+def test_damaged_pictures_are_reported_and_the_rest_is_done(home, tmp_path, capsys):
     for i in range(4):
-        save_image(tmp_path / f"pictures/{i}.png", np.random.default_rng(i).random((48, 48, 3)))
+        save_image(tmp_path / f"pictures/{i}.png", np.random.default_rng(i).random((64, 64, 3)))
+        save_image(tmp_path / f"pictures/masks/{i}.png", np.ones((64, 64 + (i == 3))))
     sound = (tmp_path / "pictures/2.png").read_bytes()
     (tmp_path / "pictures/2.png").write_bytes(sound[: len(sound) // 2])
-    call = arguments(home, tmp_path / "out", "--images", tmp_path / "pictures", "--steps", 2, "--methods", "gradcam")
-    assert cli.main(call) == 1
-    said = capsys.readouterr().err
-    assert "2.png is left out: " in said and "is damaged or truncated" in said
-    assert set(results(tmp_path / "out")["picture"]) == {"0.png", "1.png", "3.png"}
-    assert list(json.loads((tmp_path / "out/evaluation.json").read_text())["failed"]) == ["2.png"]
-    assert cli.main(call) == 1  # and again, from what was kept
-
+    call = arguments(home, tmp_path / "out", "--images", tmp_path / "pictures", "--methods", "gradcam", "--steps", 2)
+    for _ in range(2):  # and again, from what was kept
+        assert cli.main(call) == 1
+        said = capsys.readouterr().err
+        assert "2.png is left out: " in said and "3.png is left out: The mask" in said
+        assert set(results(tmp_path / "out")["picture"]) == {"0.png", "1.png"}
+        assert list(json.loads((tmp_path / "out/evaluation.json").read_text())["failed"]) == ["2.png", "3.png"]
     (tmp_path / "pictures/2.png").write_bytes(sound)
-    assert cli.main(call) == 0
-    assert len(set(results(tmp_path / "out")["picture"])) == 4
-
-
-def test_a_mask_that_does_not_fit_is_reported(home, tmp_path, capsys):
-    for i in range(3):
-        save_image(tmp_path / f"pictures/{i}.png", np.random.default_rng(i).random((48, 48, 3)))
-        save_image(tmp_path / f"pictures/masks/{i}.png", np.ones((48, 48 + (i == 1))))
-    call = arguments(home, tmp_path / "out", "--images", tmp_path / "pictures", "--metrics", "relevance_mass")
     assert cli.main(call) == 1
-    assert "1.png is left out: The mask of 1.png is 49 x 48 pixels and the picture 48 x 48" in capsys.readouterr().err
+    assert set(results(tmp_path / "out")["picture"]) == {"0.png", "1.png", "2.png"}
 
 
-def test_the_threshold_of_iou_is_chosen_on_other_pictures(home, tmp_path, capsys):
-    call = arguments(home, tmp_path / "out", "--metrics", "iou", "-n", 4, "--calibration", home / "pictures/a")
-    assert cli.main(call) == 2  # pictures/a has no masks among them
-    assert "none of these pictures has one" in capsys.readouterr().err
-    assert cli.main([*call[:-1], str(home / "pictures")]) == 0
-    about = json.loads((tmp_path / "out/evaluation.json").read_text())
-    assert 0 < about["thresholds"]["hybrid@0.7 layer4"] <= 1
+# The plan -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
-        (["--images", "{empty}"], "holds no picture"),
-        (["--images", "{empty}/no"], "There is no folder"),
-        (["--images", "scenes:test:many"], "There are no scenes 'scenes:test:many'"),
-        (["-n", "1"], "A comparison needs at least two pictures, and there is 1."),
-        (["-n", "0"], "n is 0; ask for at least one picture."),
-        (["--methods", "gradcamm"], "There is no method 'gradcamm'"),
-        (["--metrics", "auc"], "There is no metric 'auc'"),
-        (["--metrics", "iou"], "iou needs thresholds that were chosen on other pictures"),
-        (["--baselines", "grey"], "There is no baseline 'grey'; choose from mean, blur, black, zero."),
-        (["--layers", "layer9"], "The model has no layer 'layer9'"),
-        (["--alphas", "1.5"], "alpha is 1.5; it lies between 0 (LayerCAM) and 1 (Grad-CAM)."),
-        (["--steps", "0"], "steps is 0; it lies between 1 and the number of pixels, 2304."),
-        (["--steps", "2305"], "steps is 2305; it lies between 1 and the number of pixels, 2304."),
-        (["--batch", "0"], "batch is 0; a batch holds at least one picture."),
-        (["--masks", "{empty}"], "holds no mask for any picture"),
-        (["--compare", "gradcam"], "A comparison is given as first:second; got 'gradcam'."),
-        (["--compare", "gradcam:eigencam"], "'eigencam' was declared but would not be measured"),
-        (["--model", "{empty}/no.safetensors"], "There is no checkpoint"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_nothing_is_written(home, tmp_path, capsys, more, says):
-    (tmp_path / "empty").mkdir()
-    more = [text.replace("{empty}", str(tmp_path / "empty")) for text in more]
-    assert cli.main(arguments(home, tmp_path / "out", *more)) == 2
-    said = capsys.readouterr().err
-    assert says in said and said.count("\n") == 1 and said.startswith("camhelpers evaluate: ")
-    assert not (tmp_path / "out").exists()
-
-
-def test_nothing_can_be_read(net, tmp_path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"None of the 1 pictures could be read; .*a.png"):
-        evaluate(net, samples(tmp_path))
-
-
-def test_wrong_calls(net, shown):
-    with pytest.raises(ValueError, match="no picture to evaluate"):
-        evaluate(net, [])
-    with pytest.raises(ValueError, match="Two pictures have the same name"):
-        evaluate(net, [shown[0], shown[0]])
-    with pytest.raises(ValueError, match="relevance_mass is measured against masks"):
-        evaluate(net, [held("a", shown[0].pixels)], metrics=["relevance_mass"])
-    with pytest.raises(ValueError, match="There is no threshold for layercam at layer4"):
-        evaluate(net, shown, metrics=["iou"], thresholds=calibrate(net, shown, methods=["gradcam"]))
-    with pytest.raises(ValueError, match="batch is 0; a batch holds at least one picture"):
-        calibrate(net, shown, batch=0)
-    with pytest.raises(ValueError, match="with a card that says how to prepare them"):
-        evaluate(SmallResNet(classes=2), shown)
-
-
-def test_the_oracles_curves_follow_its_order(net, shown):
-    x = torch.stack([net.card.prepare(p.pixels) for p in shown])
-    line = faithfulness.curves(net, x, None, np.stack([[metrics.oracle(p.mask) for p in shown]]), steps=4)
-    area = faithfulness.auc(line.probability["insertion", "mean"][0], line.fractions)
-    table = evaluate(net, shown, methods=["gradcam"], metrics=["insertion"], steps=4).table
-    assert values(table, method="oracle").to_numpy() == pytest.approx(area, abs=1e-6)
+def test_a_plan_takes_lists_and_keeps_what_it_is_given():
+    plan = Plan(methods=["gradcam"], alphas=[0, 1], steps=np.int64(3).item())
+    assert (plan.methods, plan.alphas, plan.steps, plan.baselines) == (("gradcam",), (0.0, 1.0), 3, ("mean",))
