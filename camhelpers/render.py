@@ -13,40 +13,25 @@ if TYPE_CHECKING:
 
 CMAPS = ("jet", "hot", "viridis", "plasma", "inferno", "magma", "cividis", "turbo")
 
+HEAT = "heat (share of the maximum)"
+"""What colour bars say."""
 STYLE: dict[str, Any] = {
-    "figure.dpi": 100,
-    "savefig.dpi": 150,
-    "savefig.bbox": "tight",
-    "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
-    "font.size": 12,
-    "axes.titlesize": 13,
-    "axes.titlepad": 7,
-    "axes.labelsize": 12,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": False,
-    "image.interpolation": "nearest",
-    "legend.frameon": False,
-    "lines.linewidth": 2,
-}
+    "figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
+    "font.family": "DejaVu Sans", "font.size": 12, "axes.titlesize": 13, "axes.titlepad": 7, "axes.labelsize": 12,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "image.interpolation": "nearest",
+    "legend.frameon": False, "lines.linewidth": 2,
+}  # fmt: skip
 
 
 def use_style() -> None:
     """Give every figure of a notebook one look; photographs go in as JPEG, which keeps a notebook under 1 MB."""
     import matplotlib as mpl
+    from IPython import get_ipython
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     mpl.rcParams.update(STYLE)
-    try:
-        from IPython import get_ipython
-        from matplotlib_inline.backend_inline import set_matplotlib_formats
-    except ImportError:
-        return
-    if get_ipython() is not None:
+    if get_ipython():
         set_matplotlib_formats("jpeg", pil_kwargs={"quality": 72}, bbox_inches=None)
-
-
-# colour --------------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -80,25 +65,16 @@ def listed(cmap: str = "jet") -> "ListedColormap":
 def index(heat: np.ndarray) -> np.ndarray:
     """Heat in 0..1 as a row of the table, 0 to 255."""
     heat = np.asarray(heat)
-    if not np.isfinite(heat).all():
-        raise ValueError("The heat holds NaN or infinite values.")
-    if heat.size and (heat.min() < 0 or heat.max() > 1):
+    if not (heat.min() >= 0 and heat.max() <= 1):  # NaN is neither
         raise ValueError(f"The heat reaches from {heat.min():.3g} to {heat.max():.3g}; bring it to 0..1 first.")
     return np.round(heat * 255).astype(np.uint8)
 
 
-def overlay(
-    picture: np.ndarray,
-    heat: np.ndarray,
-    *,
-    opacity: float = 0.4,
-    cmap: str = "jet",
-    contours: Sequence[float] = (),
-) -> np.ndarray:
+def overlay(picture: np.ndarray, heat: np.ndarray, *, opacity: float = 0.4, cmap: str = "jet") -> np.ndarray:
     """Mix `1 - opacity` of the picture with `opacity` of the coloured heat, uint8 `(..., H, W, 3)`.
 
     Exactly so at every pixel: no rescaling by the maximum, hence the same picture under the same heat looks the same in
-    every slice and frame. `contours` draws lines at these levels of heat.
+    every slice and frame.
 
     >>> overlay(np.ones((4, 4, 3)), np.zeros((4, 4)), opacity=0.0).min()
     np.uint8(255)
@@ -107,45 +83,22 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it lies between 0 (the picture alone) and 1 (the heat alone).")
     if picture.shape != (*heat.shape, 3):
-        raise ValueError(
-            f"The picture is {picture.shape} and the heat {heat.shape}; they must agree but for the 3 colours."
-        )
+        raise ValueError(f"The picture is {picture.shape}, the heat {heat.shape}; but for 3 colours they must agree.")
     share = np.float32(opacity)
     full = np.float32(1 if picture.dtype == np.uint8 else 255)
     mixed = picture.astype(np.float32) * (full * (1 - share)) + colour(heat, cmap) * share
-    mixed = np.round(mixed.clip(0, 255)).astype(np.uint8)
-    if contours:
-        for flat, warm in zip(mixed.reshape(-1, *mixed.shape[-3:]), heat.reshape(-1, *heat.shape[-2:]), strict=True):
-            _draw_contours(flat, warm, contours)
-    return mixed
+    return np.round(mixed.clip(0, 255)).astype(np.uint8)
 
 
-def _draw_contours(picture: np.ndarray, heat: np.ndarray, levels: Sequence[float]) -> None:
-    import cv2
-
-    for level in levels:
-        inside = (heat >= level).astype(np.uint8)
-        lines, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-        for ink, width in ((0, 3), (255, 1)):  # white on black shows on any ground
-            cv2.drawContours(picture, lines, -1, (ink,) * 3, width, cv2.LINE_AA)
-
-
-def outline(
-    picture: np.ndarray, mask: np.ndarray, ink: Sequence[float] = (255, 255, 255), width: int = 2
-) -> np.ndarray:
+def outline(picture: np.ndarray, mask: np.ndarray, ink: Sequence[int] = (255, 255, 255), width: int = 2) -> np.ndarray:
     """The picture, uint8, with the edge of a mask drawn on it."""
     import cv2
 
-    drawn = np.ascontiguousarray(
-        np.round(np.asarray(picture, dtype=np.float32) * (1 if picture.dtype == np.uint8 else 255))
-    )
-    drawn = drawn.clip(0, 255).astype(np.uint8)
+    full = 1 if picture.dtype == np.uint8 else 255
+    drawn = np.round(np.asarray(picture, dtype=np.float32, order="C") * full).clip(0, 255).astype(np.uint8)
     lines, _ = cv2.findContours(np.asarray(mask, dtype=np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(drawn, lines, -1, tuple(ink), width, cv2.LINE_AA)
     return drawn
-
-
-# figures -------------------------------------------------------------------------------------------------------------
 
 
 def show(axes: "Axes", picture: np.ndarray, title: str = "", **options: Any) -> Any:
@@ -158,16 +111,12 @@ def show(axes: "Axes", picture: np.ndarray, title: str = "", **options: Any) -> 
     return image
 
 
-def colour_bar(
-    figure: "Figure", axes: Any, cmap: str = "jet", label: str = "heat (share of the maximum)", **options: Any
-):
+def colour_bar(figure: "Figure", axes: Any, cmap: str = "jet", label: str = HEAT, **options: Any):
     """A colour bar with numbers for maps in 0..1 that were painted with `cmap`."""
     import matplotlib as mpl
 
-    norm = mpl.colors.Normalize(0, 1)
-    bar = figure.colorbar(
-        mpl.cm.ScalarMappable(norm, listed(cmap)), ax=axes, **{"fraction": 0.046, "pad": 0.02, **options}
-    )
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), listed(cmap))
+    bar = figure.colorbar(scale, ax=axes, **{"fraction": 0.046, "pad": 0.02, **options})
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1.0])
     bar.outline.set_visible(False)
     bar.set_label(label)
@@ -175,43 +124,29 @@ def colour_bar(
 
 
 def panel(
-    picture: np.ndarray,
-    heats: Mapping[str, np.ndarray],
-    *,
-    title: str = "",
-    opacity: float = 0.4,
-    cmap: str = "jet",
+    picture: np.ndarray, heats: Mapping[str, np.ndarray], *, title: str = "", opacity: float = 0.4, cmap: str = "jet"
 ) -> "Figure":
-    """The picture large, then one column for each method: the heat above, its overlay below, a colour bar for all."""
+    """The picture large, then a column for each heat under its title, with the overlay below and one colour bar."""
     import matplotlib.pyplot as plt
 
     height, width = picture.shape[:2]
-    cell = 2.1
-    size = (cell * (2 + len(heats)) + 0.9, 2 * cell * height / width + 0.5)
-    figure = plt.figure(figsize=size)
+    figure = plt.figure(figsize=(2.1 * (2 + len(heats)) + 0.9, 4.2 * height / width + 0.5))
     cells = figure.add_gridspec(2, 2 + len(heats))
     show(figure.add_subplot(cells[:, :2]), picture, title)
     columns = []
-    for i, (title_of, heat) in enumerate(heats.items(), start=2):
+    for i, (name, heat) in enumerate(heats.items(), start=2):
         columns += [figure.add_subplot(cells[0, i]), figure.add_subplot(cells[1, i])]
-        show(columns[-2], colour(heat, cmap), title_of + (" (blank)" if not heat.any() else ""))
+        show(columns[-2], colour(heat, cmap), name + (" (blank)" if not heat.any() else ""))
         show(columns[-1], overlay(picture, heat, opacity=opacity, cmap=cmap))
     colour_bar(figure, columns, cmap)
     return figure
 
 
 def grid(
-    pictures: Sequence[np.ndarray],
-    titles: Sequence[str] = (),
-    *,
-    columns: int = 5,
-    rows: Sequence[str] = (),
-    cell: float = 2.2,
-    cmap: str | None = None,
-    bar: str = "",
-    aspect: float = 1.0,
-) -> "Figure":
-    """Pictures side by side; `rows` names the rows at the left, `cmap` adds a colour bar, labelled `bar`.
+    pictures: Sequence[np.ndarray], titles: Sequence[str] = (), *, columns: int = 5, rows: Sequence[str] = (),
+    cell: float = 2.2, cmap: str | None = None, aspect: float = 1.0,
+) -> "Figure":  # fmt: skip
+    """Pictures side by side; `rows` names the rows at the left, `cmap` adds a colour bar.
 
     `aspect` is the height of a pixel over its width, which differ in the slices of a scan.
     """
@@ -225,17 +160,16 @@ def grid(
     tall = 1 + max((t.count("\n") for t in titles), default=0)
     size = (cell * columns + (0.9 if cmap else 0), (cell * height / width + 0.05) * lines + 0.28 * titled * tall)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
-    for i, cells in enumerate(axes.flat):
+    for i, place in enumerate(axes.flat):
         if i >= len(pictures):
-            cells.axis("off")
+            place.axis("off")
             continue
-        picture = np.asarray(pictures[i])
-        flat = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
-        show(cells, picture, titles[i] if i < len(titles) else "", aspect=aspect, **flat)
+        flat = {"cmap": "gray", "vmin": 0, "vmax": 1} if np.ndim(pictures[i]) == 2 else {}
+        show(place, pictures[i], titles[i] if i < len(titles) else "", aspect=aspect, **flat)
         if i % columns == 0 and i // columns < len(rows):
-            cells.set_ylabel(rows[i // columns], fontsize=STYLE["axes.titlesize"])
+            place.set_ylabel(rows[i // columns], fontsize=STYLE["axes.titlesize"])
     if cmap:
-        colour_bar(figure, axes, cmap, **({"label": bar} if bar else {}))
+        colour_bar(figure, axes, cmap)
     return figure
 
 

@@ -44,6 +44,7 @@ from ..files import atomic, fingerprint, results_dir, sha256, versions, write_te
 from ..io import export
 from ..io.volumes import Volume, safe_name
 from ..progress import progress as counting
+from ..show import planes
 
 METHODS = ("gradcam", "gradcam++", "layercam", "hybrid", "smoothgrad", "vargrad")
 OUT = "results/volumes"
@@ -270,8 +271,8 @@ class _Run:
         share = f"percentile {s.percentile:g}" if gradient else "the maximum"
         look = {"cmap": s.cmap, "opacity": s.opacity, "label": f"heat (share of {share})"}
         which = "" if method == s.methods[0] else f"_{method}"
-        figure = export.preview(volume, heat, mask=mask, title=title, **look)
-        export.save_preview(figure, f"{work}/visualizations/{name}{which}_combined.png")
+        figure = planes.preview(volume, heat, mask=mask, title=title, **look)
+        render.save(figure, f"{work}/visualizations/{name}{which}_combined.png")
         return about
 
     def _put_in_place(self, work: Path, record: dict[str, Any], guessed: Sequence[Path]) -> dict[str, Any]:

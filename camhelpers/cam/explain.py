@@ -163,18 +163,12 @@ class Explanation:
         return self.source.volumes[0]
 
     def overlay(
-        self,
-        method: str = "gradcam",
-        *,
-        opacity: float = 0.4,
-        cmap: str = "jet",
-        contours: Sequence[float] = (),
-        **options: Any,
+        self, method: str = "gradcam", *, opacity: float = 0.4, cmap: str = "jet", **options: Any
     ) -> np.ndarray:
         """The picture under its heat, uint8 `(H, W, 3)` or `(N, H, W, 3)`; 0.4 is 40 % of colour, everywhere."""
         from ..render import overlay
 
-        return overlay(self.picture, self.heatmap(method, **options), opacity=opacity, cmap=cmap, contours=contours)
+        return overlay(self.picture, self.heatmap(method, **options), opacity=opacity, cmap=cmap)
 
     def panel(
         self,

@@ -1,4 +1,4 @@
-"""Heat in three dimensions on disk: TIFF stacks for ImageJ, NIfTI for medical viewers, a preview to look at."""
+"""Heat in three dimensions on disk: TIFF stacks for ImageJ, NIfTI for medical viewers."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..files import atomic
-from ..render import STYLE, colour, colour_bar, overlay, show
+from ..render import colour, overlay
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from .volumes import Volume
 
 IMAGEJ_BYTES = 2**32 - 2**25
@@ -129,74 +127,6 @@ def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
     with atomic(path) as temporary:
         temporary.write_bytes(gzip_encode(data, 1) if path.suffix == ".gz" else data)
     return path
-
-
-def representative(heat: np.ndarray, count: int = 6) -> list[int]:
-    """The slices to show: spread evenly over the attention, so that most are where most of the heat is.
-
-    >>> representative(np.ones((60, 2, 2)))
-    [4, 14, 24, 34, 44, 54]
-    """
-    depth = len(heat)
-    count = min(count, depth)
-    share = heat.sum(axis=(1, 2), dtype=np.float64)
-    share = share if share.sum() > 0 else np.ones(depth)
-    reached = share.cumsum() / share.sum()
-    found = np.searchsorted(reached, (np.arange(count) + 0.5) / count - 1e-9)
-    steps = np.arange(count)
-    found = np.maximum.accumulate(found - steps) + steps  # distinct,
-    return np.minimum(found, depth - count + steps).tolist()  # and none beyond the last slice
-
-
-def preview(
-    volume: "Volume",
-    heat: np.ndarray,
-    *,
-    mask: np.ndarray | None = None,
-    title: str = "",
-    cmap: str = "jet",
-    opacity: float = 0.4,
-    label: str = "heat (share of the maximum)",
-) -> "Figure":
-    """Six representative slices under their heat, in their physical proportions, with slice numbers and a colour bar.
-
-    Slices count from 1, as ImageJ counts them. `mask` is drawn as a white line. Save it with `save_preview`.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
-
-    _agree(volume.data, heat)
-    chosen = representative(heat)
-    _, y, x = volume.spacing
-    depth, rows, columns = heat.shape
-    # within bounds, for the layout alone: a thinner slice leaves a part of its cell empty
-    tall = float(np.clip((rows * y) / (columns * x), 0.2, 4))
-    width = float(np.clip(3.2 / tall, 1.8, 4.0))  # of a cell, in inches
-    ink = {"color": "white", "path_effects": [withStroke(linewidth=2.5, foreground="black")]}
-    corner = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (7, -6), "textcoords": "offset points", "va": "top"}
-    # not through pyplot, whose state threads would share
-    height = max(2 * width * tall + (0.6 if title else 0.15), 3.0)  # as much as the colour bar's label needs
-    figure = Figure(figsize=(3 * width + 1.2, height), layout="constrained")
-    cells = figure.subplots(2, 3, squeeze=False)
-    for axes in cells.flat[len(chosen) :]:
-        axes.axis("off")
-    for axes, k in zip(cells.flat, chosen, strict=False):
-        page = next(overlay_pages(volume.data[k : k + 1], heat[k : k + 1], opacity, cmap))
-        show(axes, page, aspect=y / x)
-        axes.annotate(f"slice {k + 1} of {depth}", fontsize=STYLE["font.size"], **corner, **ink)
-        if mask is not None and mask[k].any():
-            axes.contour(mask[k], levels=[0.5], colors="white", linewidths=1.4)
-    colour_bar(figure, cells, cmap, label, aspect=25)
-    if title:
-        figure.suptitle(title, fontsize=STYLE["axes.titlesize"] + 1, parse_math=False)  # names hold $ too
-    return figure
-
-
-def save_preview(figure: "Figure", path: str | Path) -> Path:
-    """Write a preview as PNG at 150 DPI, whole or not at all."""
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=150)
-    return Path(path)
 
 
 def _checked(pages: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:

@@ -246,7 +246,7 @@ ENTRIES = {
     "heat": lambda net, folder: [ch.explain(net, PICTURE).heat(m, samples=2) for m in ("layercam", "vargrad")],
     "heatmaps": lambda net, folder: ch.explain(net, PICTURE, layers=["layer2", "layer4"]).heatmaps("all"),
     "blank": lambda net, folder: ch.explain(net, batch()).blank("layercam", target=2),
-    "overlay": lambda net, folder: ch.explain(net, PICTURE).overlay(contours=[0.5]),
+    "overlay": lambda net, folder: ch.explain(net, PICTURE).overlay(),
     "panel": lambda net, folder: ch.explain(net, PICTURE).panel(["gradcam", "hybrid"]),
     "reading": lambda net, folder: [repr(e := ch.explain(net, PICTURE)), e.logits, e.probabilities, e.label, e.title()],
     "predict": lambda net, folder: ch.predict(net, [PICTURE]),

@@ -74,7 +74,7 @@ def test_tensors_need_no_card_and_no_square():
 def test_a_tensor_is_displayed_by_the_cards_statistics(net):
     ex = ch.explain(net, net.card.prepare(picture())[None])
     np.testing.assert_allclose(ex.picture, picture()[None], atol=1e-5)
-    assert np.allclose(ex.overlay(contours=[0.3]), ch.explain(net, picture()).overlay(contours=[0.3])[None], atol=1)
+    assert np.allclose(ex.overlay(), ch.explain(net, picture()).overlay()[None], atol=1)
 
 
 def test_a_centre_crop_is_explained_where_it_was_seen(tiny_net):

@@ -133,7 +133,6 @@ def test_heat_of_another_shape_is_refused(tmp_path, heat):
     for call in (
         lambda: list(stacks.overlay_pages(volume().data, heat[1:])),
         lambda: stacks.write_nifti(tmp_path / "h.nii", heat[1:], volume()),
-        lambda: stacks.preview(volume(), heat[1:]),
     ):
         with pytest.raises(ValueError, match=r"The volume is \(8, 20, 24\) and the heat \(7, 20, 24\)"):
             call()
@@ -221,63 +220,7 @@ def test_the_same_heat_is_the_same_bytes(tmp_path, heat):
     def write(folder):
         stacks.write_stack(folder / "a.tiff", stacks.overlay_pages(volume().data, heat), SHAPE, SPACING)
         stacks.write_nifti(folder / "a.nii.gz", heat, volume())
-        stacks.save_preview(stacks.preview(volume(), heat, title="eye"), folder / "a.png")
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
     first, second = write(tmp_path / "a"), write(tmp_path / "b")
-    assert len(first) == 3 and first == second
-
-
-# Preview --------------------------------------------------------------------------------------------------------------
-
-
-def test_the_slices_are_where_the_heat_is():
-    heat = np.zeros((100, 4, 4))
-    heat[40:60] = 1
-    assert all(40 <= k < 60 for k in stacks.representative(heat))
-
-
-@pytest.mark.parametrize("hot", [None, 0, 3, 99])
-def test_six_different_slices_in_order_whatever_the_heat(hot):
-    heat = np.zeros((100, 4, 4))
-    if hot is not None:
-        heat[hot] = 1  # all of the heat in one slice
-    chosen = stacks.representative(heat)
-    assert len(chosen) == 6 and chosen == sorted(set(chosen)) and chosen[0] >= 0 and chosen[-1] < 100
-    assert hot is None or hot in chosen
-    assert stacks.representative(heat[:4]) == [0, 1, 2, 3]
-
-
-def test_the_preview_shows_six_slices_in_their_proportions(tmp_path, heat):
-    mask = np.zeros(SHAPE, bool)
-    mask[:, 5:9, 5:9] = True
-    figure = stacks.preview(volume(), heat, mask=mask, title="eye: fluid 98 %")
-    *cells, bar = figure.axes
-    assert len(cells) == 6 and bar.get_ylabel() == "heat (share of the maximum)"
-    numbers = [axes.texts[0].get_text() for axes in cells]
-    assert numbers == [f"slice {k + 1} of 8" for k in stacks.representative(heat)]
-    assert all(axes.get_aspect() == pytest.approx(0.02 / 0.05) and len(axes.collections) for axes in cells)
-    k = stacks.representative(heat)[2]
-    assert (cells[2].images[0].get_array() == list(stacks.overlay_pages(volume().data, heat))[k]).all()
-    with Image.open(stacks.save_preview(figure, tmp_path / "p.png")) as image:
-        assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
-        assert image.size == tuple((figure.get_size_inches() * 150).astype(int))
-
-
-def test_a_preview_of_few_slices():
-    assert sum(bool(axes.images) for axes in stacks.preview(volume((3, 9, 9)), np.zeros((3, 9, 9))).axes[:6]) == 3
-
-
-def test_a_title_may_hold_dollars(tmp_path, heat):
-    figure = stacks.preview(volume(), heat, title="eye $_$: fluid 98 %")
-    stacks.save_preview(figure, tmp_path / "p.png")  # matplotlib reads what stands between two as a formula, here wrong
-    assert figure.get_suptitle() == "eye $_$: fluid 98 %"
-
-
-@pytest.mark.parametrize(("spacing", "inches"), [((1, 9, 0.01), (6, 16)), ((1, 0.01, 9), (13.5, 3))])
-def test_extreme_proportions_still_give_a_picture(tmp_path, heat, spacing, inches):
-    figure = stacks.preview(volume(spacing=spacing), heat)
-    width, height = figure.get_size_inches()
-    assert 0.9 * inches[0] < width < 1.2 * inches[0] and 0.8 * inches[1] < height < 1.2 * inches[1]
-    assert figure.axes[0].get_aspect() == spacing[1] / spacing[2]  # the slices themselves keep their proportions
-    stacks.save_preview(figure, tmp_path / "p.png")
+    assert len(first) == 2 and first == second

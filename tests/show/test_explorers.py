@@ -1,13 +1,21 @@
+"""The explorers: every control redraws, nothing runs the model twice, the caption tells the truth."""
+
 import io
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from camhelpers.cam.methods import cams, title
 from camhelpers.cam.models import load_model
 from camhelpers.cam.nets import SmallResNet
-from camhelpers.show.explorers import CurveExplorer, Explorer, resize
+from camhelpers.show.controls import resize
+from camhelpers.show.explorers import CurveExplorer, Explorer
+
+RNG = np.random.default_rng(0)
+PICTURES = {"one": RNG.random((64, 64, 3)), "two": RNG.random((64, 96, 3))}
 
 
 @pytest.fixture
@@ -20,8 +28,7 @@ def net():
 
 @pytest.fixture
 def explorer(net):
-    rng = np.random.default_rng(0)
-    explorer = Explorer(net, {"one": rng.random((64, 64, 3)), "two": rng.random((64, 96, 3))}, layer="layer3")
+    explorer = Explorer(net, PICTURES, layer="layer3")
     assert "Blank" not in explorer.caption.value
     return explorer
 
@@ -32,15 +39,9 @@ def pixels(explorer):
 
 @pytest.mark.parametrize(
     ("control", "value"),
-    [
-        ("method", "layercam"),
-        ("layer", "layer2"),
-        ("alpha", 0.1),
-        ("cmap", "viridis"),
-        ("opacity", 0.9),
-        ("picture", "two"),
-    ],
-)
+    [("method", "layercam"), ("layer", "layer2"), ("alpha", 0.1), ("cmap", "viridis"), ("opacity", 0.9),
+     ("picture", "two"), ("target", "<cat>")],
+)  # fmt: skip
 def test_every_control_changes_the_picture(explorer, control, value):
     before = explorer.image.value
     getattr(explorer, control).value = value
@@ -53,21 +54,26 @@ def test_a_toggle_never_runs_the_model_again(explorer, net):
     explorer.method.value, explorer.alpha.value, explorer.layer.value = "layercam", 0.2, "layer4"
     explorer.target.value = "bee"
     assert not passes
-    explorer.picture.value = "two"
-    explorer.picture.value = "one"
-    explorer.picture.value = "two"
+    for picture in ("two", "one", "two"):
+        explorer.picture.value = picture
     assert len(passes) == 1
 
 
-def test_alpha_is_offered_to_the_hybrid_alone(explorer):
-    assert not explorer.alpha.disabled
+def test_the_menu_is_the_registry_and_alpha_is_offered_to_the_hybrid_alone(explorer):
+    assert explorer.method.options == tuple((title(name), name) for name in cams())
+    assert not explorer.alpha.disabled and "(alpha 0.70)" in explorer.caption.value
     explorer.method.value = "gradcam"
-    assert explorer.alpha.disabled
+    assert explorer.alpha.disabled and "Grad-CAM at layer3" in explorer.caption.value
 
 
 def test_the_caption_names_the_class_and_escapes_it(explorer):
     explorer.target.value = "<cat>"
     assert "&lt;cat&gt;" in explorer.caption.value and "<cat>" not in explorer.caption.value
+
+
+def test_a_blank_map_is_called_blank(net):
+    net.fc.weight.data.zero_()
+    assert "Blank: nothing" in Explorer(net, PICTURES).caption.value
 
 
 def test_the_overlay_is_the_explanations_own(explorer):
@@ -76,27 +82,21 @@ def test_the_overlay_is_the_explanations_own(explorer):
     ex = explorer.explanation("one")
     expected = Image.fromarray(ex.overlay("centre", opacity=1.0, layer="layer3")).resize((380, 380), Image.BICUBIC)
     assert np.abs(shown - np.asarray(expected, dtype=float)).mean() < 4  # JPEG
-
-
-def test_no_picture_is_one_sentence(net):
-    with pytest.raises(ValueError, match="no picture to explore"):
-        Explorer(net, {})
+    plain = Image.fromarray(np.round(PICTURES["one"] * 255).astype(np.uint8)).resize((380, 380), Image.BICUBIC)
+    assert np.abs(pixels(explorer)[:, :380] - np.asarray(plain, dtype=float)).mean() < 12
 
 
 def test_only_traits_that_nbval_can_compare(explorer):
-    import ipywidgets
-
-    stack = [explorer]
+    stack, kinds = [explorer], set()
     while stack:
         widget = stack.pop()
-        assert not isinstance(widget, ipywidgets.Output)
+        kinds.add(type(widget))
         stack.extend(getattr(widget, "children", ()))
+    assert ipywidgets.Output not in kinds and ipywidgets.Image in kinds
 
 
 def test_the_curve_explorer_draws_what_was_chosen_once(net):
-    rng = np.random.default_rng(1)
-    pictures = {"one": rng.random((64, 64, 3)), "two": rng.random((64, 64, 3))}
-    curves = CurveExplorer(net, pictures, layer="layer3", steps=3)
+    curves = CurveExplorer(net, PICTURES, layer="layer3", steps=3)
     first = curves.image.value
     curves.method.value = "layercam"
     assert curves.image.value != first
