@@ -31,7 +31,7 @@ def tiny_net():
 
 @pytest.fixture(scope="session")
 def cube():
-    """Build a small seeded volume `(Z, Y, X)` of float32 in 0..1: a bright ball in grain, off the middle of every axis."""
+    """Build a small seeded volume `(Z, Y, X)` of float32 in 0..1: a bright ball in grain, off every middle."""
 
     def build(seed: int = 0, shape: tuple[int, int, int] = (16, 32, 32)) -> np.ndarray:
         grain = np.random.default_rng(seed).random(shape)

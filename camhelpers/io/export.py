@@ -1,5 +1,6 @@
 """Heat in three dimensions on disk: TIFF stacks for ImageJ, NIfTI for medical viewers."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -57,15 +58,14 @@ def write_stack(
     """
     from tifffile import TiffWriter
 
-    path, shape = Path(path), (*map(int, shape), 3)
     fits = imagej_opens(shape)
     unit, scale = ("pixel", 1) if spacing is None else ("um", 1000) if min(spacing) < 0.1 else ("mm", 1)
     z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(s) * scale for s in spacing)
     metadata = {"axes": "ZYXS", "spacing": z, "unit": unit, **({"Info": description} if description else {})}
     with atomic(path) as temporary, TiffWriter(temporary, bigtiff=not fits, imagej=fits) as file:
         file.write(
-            _checked(pages, shape),
-            shape=shape,
+            iter(pages),
+            shape=(*shape, 3),
             dtype="uint8",
             photometric="rgb",
             compression="lzw",
@@ -78,17 +78,16 @@ def write_stack(
             maxworkers=min(4, os.cpu_count() or 1),
             buffersize=2**23,  # the pages that wait for a compressor, in bytes
         )
-    return path
+    return Path(path)
 
 
 def imagej_opens(shape: Sequence[int]) -> bool:
-    """Whether an RGB stack of `shape` (Z, Y, X, ...) is small enough for ImageJ 1.
+    """Whether an RGB stack of `shape` (Z, Y, X) is small enough for ImageJ 1.
 
     >>> imagej_opens((192, 256, 256)), imagej_opens((2000, 1000, 1000))
     (True, False)
     """
-    z, y, x = (int(n) for n in shape[:3])
-    return z * y * x * 3 <= IMAGEJ_BYTES
+    return math.prod(shape) * 3 <= IMAGEJ_BYTES
 
 
 def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
@@ -100,43 +99,24 @@ def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
     import nibabel
     from imagecodecs import gzip_encode
 
-    path, heat = Path(path), np.asarray(heat, np.float32)
     _agree(volume.data, heat)
-    grid = volume.grid
-    if grid is None:
+    if volume.grid is not None:
+        values, header = volume.grid.restore(heat), volume.grid.header.copy()
+    else:
         known = volume.affine is not None or bool(volume.source.get("spacing_known"))
         z, y, x = volume.spacing if known else (1, 1, 1)
-        affine = np.diag([-x, -y, z, 1.0])  # what ITK reads as no rotation, so that scan and heat lie on each other
-        code = 2 if known else 0
-        if volume.affine is not None:
-            affine, code = volume.affine, 1  # 1 claims to know where in the scanner this was
-        values, sform, qform, codes = np.transpose(heat), affine, affine, (code, code)
-        units = ("mm" if known else "unknown", "unknown")
-    else:
-        values, sform, qform = grid.restore(heat), grid.affine, grid.affine if grid.qform is None else grid.qform
-        codes, units = (grid.sform_code, grid.qform_code), grid.units
-    header = nibabel.Nifti1Header()
+        straight = np.diag([-x, -y, z, 1.0])  # what ITK reads as no rotation, so that scan and heat lie on each other
+        affine, code = (straight, 2 if known else 0) if volume.affine is None else (volume.affine, 1)  # 1: the scanner
+        values, header = heat.transpose(), nibabel.Nifti1Header()
+        header.set_sform(affine, code)
+        header.set_qform(affine, code)
+        header.set_xyzt_units("mm" if known else "unknown")
     header.set_data_dtype(np.float32)
-    header.set_data_shape(values.shape)
-    header.set_sform(sform, codes[0])
-    header.set_qform(qform, codes[1])
-    header.set_xyzt_units(*units)
     header["cal_min"], header["cal_max"] = 0, 1  # the range that viewers show
-    header["magic"], header["vox_offset"], header["scl_slope"], header["scl_inter"] = b"n+1", 352, 1, 0
-    data = header.binaryblock + bytes(4) + values.tobytes(order="F")  # in one piece: many times faster than in slices
-    with atomic(path) as temporary:
-        temporary.write_bytes(gzip_encode(data, 1) if path.suffix == ".gz" else data)
-    return path
-
-
-def _checked(pages: Iterable[np.ndarray], shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    count = 0
-    for count, page in enumerate(pages, 1):
-        if page.shape != shape[1:] or page.dtype != np.uint8:
-            raise ValueError(f"Page {count} is {page.dtype} {page.shape}; the stack takes uint8 {shape[1:]}.")
-        yield page
-    if count < shape[0]:
-        raise ValueError(f"The stack was to have {shape[0]} pages, and {count} came.")
+    data = nibabel.Nifti1Image(np.asarray(values, np.float32), None, header).to_bytes()
+    with atomic(path) as temporary:  # compressed in one piece, which is many times faster than slice by slice
+        temporary.write_bytes(gzip_encode(data, 1) if Path(path).suffix == ".gz" else data)
+    return Path(path)
 
 
 def _agree(volume: np.ndarray, heat: np.ndarray) -> None:

@@ -1,19 +1,17 @@
 """The file formats of volumes: NumPy, multi-page TIFF and NIfTI, each as it is stored, before any windowing."""
 
 import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .images import Unfit, decoding
+
 if TYPE_CHECKING:  # nibabel and tifffile together cost 0.4 s, so each is imported where it is used
     import tifffile
 
-Spacing = tuple[float, float, float]
 SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz")
 """What is read by its ending, whatever the case; DICOM is known by its content."""
 
@@ -23,58 +21,38 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """A NIfTI's own orientation, so that a map goes back on it voxel by voxel; affines in the file's own `units`."""
+    """The geometry of a NIfTI's own voxels, so that a map goes back on them one by one."""
 
-    shape: tuple[int, int, int]
-    affine: np.ndarray
-    sform_code: int
-    qform_code: int
-    qform: np.ndarray | None
-    """The qform's affine, where the file has one that differs from `affine`."""
-    units: tuple[str, str]
-    orientation: str = "LPS"
-    """The directions that x, y and z of our volume run to, or "stored" for those of the file."""
+    header: Any
+    """A NIfTI header with the source's sform, qform, their codes and units, and nothing else of the source."""
+    back: np.ndarray
+    """What turns our x, y, z to the source's axes, as nibabel writes orientations."""
 
-    @property
-    def order(self) -> np.ndarray:
-        """For each source axis the patient's axis it lies along and the direction, as nibabel writes orientations."""
-        from nibabel.orientations import io_orientation
-
-        return io_orientation(self.affine)
-
-    @property
-    def ours(self) -> np.ndarray:
-        """The same for our volume; as stored where the file states no orientation: no code, or the bare identity."""
-        from nibabel.orientations import axcodes2ornt
-
-        stated = (self.sform_code > 0 or self.qform_code > 0) and not np.array_equal(self.affine, np.eye(4))
-        return axcodes2ornt(self.orientation) if stated and self.orientation != "stored" else self.order
-
-    def restore(self, heat_zyx: np.ndarray) -> np.ndarray:
+    def restore(self, heat: np.ndarray) -> np.ndarray:
         """A map in our `(Z, Y, X)` order as the source's `(i, j, k)` array."""
-        from nibabel.orientations import apply_orientation, ornt_transform
+        from nibabel.orientations import apply_orientation
 
-        back = apply_orientation(np.transpose(heat_zyx), ornt_transform(self.ours, self.order))
-        if back.shape != self.shape:
-            raise ValueError(f"The map is {back.shape} on the source's grid, which is {self.shape}; resample it first.")
-        return back
+        return apply_orientation(heat.transpose(), self.back)
+
+
+@dataclass(eq=False)
+class Stored:
+    """A volume as its file has it: values `(Z, Y, X)` or `(Z, Y, X, 3)`, and what else the file states."""
+
+    values: np.ndarray
+    about: dict[str, Any]
+    """What it is, for the metadata of a result; nothing about the patient."""
+    spacing: tuple[float, float, float] | None = None
+    """Millimetres `(z, y, x)`."""
+    affine: np.ndarray | None = None
+    """Voxel `(x, y, z)` to RAS millimetres."""
+    window: tuple[float, float] | None = None
+    grid: Grid | None = None
 
 
 def suffix(path: Path) -> str:
     """Which of `SUFFIXES` a name ends in, or nothing."""
     return next((ending for ending in SUFFIXES if path.name.lower().endswith(ending)), "")
-
-
-@contextmanager
-def decoding(name: str) -> Iterator[None]:
-    """Whatever a decoder stumbles over inside the block becomes one sentence about the file `name`."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a decoder's remarks on odd but readable headers are not for the reader
-            yield
-    except Exception as error:  # decoders fail on damaged files in more ways than can be listed
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"{name} is damaged or truncated ({reason[:160]}); copy or download it again.") from error
 
 
 def luma(values: np.ndarray) -> np.ndarray:
@@ -86,114 +64,74 @@ def luma(values: np.ndarray) -> np.ndarray:
     return np.stack([(part @ _LUMA).astype(np.float32) for part in values])
 
 
-def read_numpy(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
+def read(path: Path, orientation: str) -> Stored:
+    """Read the volume of a file that ends in one of `SUFFIXES`."""
+    kind = suffix(path)
+    with decoding(str(path)):
+        if kind in (".npy", ".npz"):
+            return read_numpy(path)
+        return read_tiff(path) if kind in (".tif", ".tiff") else read_nifti(path, orientation)
+
+
+def read_numpy(path: Path) -> Stored:
     """The array of an `.npy` file (mapped, not loaded), or the only one or the one called `volume` of an `.npz`."""
-    loaded = _load_numpy(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    loaded = np.load(path, mmap_mode="r", allow_pickle=False)  # since Python objects may run code when they are loaded
     if isinstance(loaded, np.ndarray):
-        return loaded, {"format": "npy"}
+        return Stored(loaded, {"format": "npy"})
     with loaded as archive:
         names = archive.files
         if len(names) != 1 and "volume" not in names:
             listed = ", ".join(names[:8]) or "none"
-            raise ValueError(f"{path} holds {len(names)} arrays ({listed}); keep one, or call the right one 'volume'.")
-        name = "volume" if "volume" in names else names[0]
-        return _load_numpy(path, lambda: archive[name]), {"format": "npz"}
+            raise Unfit(f"holds {len(names)} arrays ({listed}); keep one, or call the right one 'volume'")
+        return Stored(archive["volume" if "volume" in names else names[0]], {"format": "npz"})
 
 
-def _load_numpy(path: Path, load: Callable[[], Any]) -> Any:
-    """Load an array but no Python objects, which may run code."""
-    with decoding(str(path)):
-        try:
-            return load()
-        except ValueError as error:
-            if "pickle" not in str(error) and "Python objects" not in str(error):
-                raise
-    raise ValueError(f"{path} holds Python objects; a volume holds numbers: np.save(path, array.astype('float32')).")
-
-
-def read_tiff(path: Path) -> tuple[np.ndarray, Spacing | None, dict[str, Any]]:
-    """The pages of a TIFF as `(Z, Y, X)` or `(Z, Y, X, 3)`, its spacing where it states one, and what it is."""
+def read_tiff(path: Path) -> Stored:
+    """The pages of a TIFF, with the spacing that ImageJ or OME metadata state."""
     import tifffile
 
-    complaints = _Complaints(logging.ERROR)
     logger = logging.getLogger("tifffile")
-    logger.addHandler(complaints)
-    propagate, logger.propagate = logger.propagate, False
+    logger.addFilter(_complain)
     try:
-        with decoding(str(path)):
-            file = tifffile.TiffFile(path)
-        with file:
-            with decoding(str(path)):
-                len(file.pages)  # walks to the last page, or to where the file breaks off
-                series = file.series
-                if not series:
-                    raise ValueError("no page can be read")
-                shapes = dict.fromkeys(f"{one.keyframe.imagewidth} x {one.keyframe.imagelength}" for one in series)
-                _whole(complaints)
-            axes = _check_tiff(str(path), series, list(shapes))
-            with decoding(str(path)):
-                values = series[0].asarray(squeeze=True)
-                _whole(complaints)
-                spacing = _tiff_spacing(file)
-                page = series[0].keyframe
-                about = {
-                    "format": "ImageJ TIFF" if file.is_imagej else "OME-TIFF" if file.is_ome else "TIFF",
-                    "compression": page.compression.name,
-                    "inverted": page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
-                }
-            if "S" in axes:
-                values = np.moveaxis(values, axes.index("S"), -1)  # some store one colour plane after another
-                values = values[..., :3] if page.samplesperpixel - len(page.extrasamples) == 3 else values[..., 0]
-            return values, spacing, about
+        with tifffile.TiffFile(path) as file:
+            len(file.pages)  # walks to the last page, or to where the file breaks off
+            return _stack(file)
     finally:
-        logger.propagate = propagate
-        logger.removeHandler(complaints)
+        logger.removeFilter(_complain)
 
 
-class _Complaints(logging.Handler):
-    """Keeps what tifffile only logs: it reads a truncated file without its last pages and says so nowhere else."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__(level)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage().split("> ", 1)[-1])
-
-
-def _whole(complaints: _Complaints) -> None:
-    if complaints.texts:
-        raise ValueError(complaints.texts[0])
-
-
-def _check_tiff(name: str, series: "list[tifffile.TiffPageSeries]", shapes: list[str]) -> str:
-    """The axes of the one series that is a stack of slices, or a sentence about what the file holds instead."""
-    from tifffile import PHOTOMETRIC
-
-    if len(shapes) > 1:
-        raise ValueError(
-            f"{name} holds pages of different sizes ({', '.join(shapes)}); a volume has slices of one size."
-        )
+def _stack(file: "tifffile.TiffFile") -> Stored:
+    series = file.series
     if len(series) != 1:
-        raise ValueError(f"{name} holds {len(series)} series of {shapes[0]} pages; save the one to explain on its own.")
-    axes, shape = series[0].get_axes(squeeze=True), series[0].get_shape(squeeze=True)
-    listed = ", ".join(f"{axis} {length}" for axis, length in zip(axes, shape, strict=True))
-    if axes.replace("S", "") == "YX":
-        raise ValueError(f"{name} holds one page of {shapes[0]}; a volume has at least 2 slices.")
+        sizes = ", ".join(f"{one.keyframe.imagewidth} x {one.keyframe.imagelength}" for one in series[:8])
+        raise Unfit(f"holds {len(series)} series of pages ({sizes}); save the one to explain on its own")
+    page, axes = series[0].keyframe, series[0].get_axes(squeeze=True)
     if axes.replace("S", "") not in ("ZYX", "IYX", "QYX"):
+        listed = ", ".join(f"{axis} {n}" for axis, n in zip(axes, series[0].get_shape(squeeze=True), strict=True))
         remedy = "keep one channel and one time point, or swap T and Z where the slices were taken for time"
-        raise ValueError(f"{name} has the axes {axes} ({listed}); a volume has slices, rows, columns (ZYX): {remedy}.")
-    page = series[0].keyframe
-    colours = page.samplesperpixel - len(page.extrasamples)
-    if colours not in (1, 3) or page.photometric == PHOTOMETRIC.SEPARATED:
-        raise ValueError(f"{name} has {colours} colours a pixel; save it as grey or RGB.")
-    if page.photometric == PHOTOMETRIC.PALETTE and series[0].kind != "imagej":  # ImageJ's table is for show only
-        raise ValueError(f"{name} has palette colours; save it as grey or RGB.")
-    return axes
+        raise Unfit(f"has the axes {axes} ({listed}); a volume has slices, rows, columns (ZYX): {remedy}")
+    colours, kind = page.samplesperpixel - len(page.extrasamples), page.photometric.name
+    shown = kind == "PALETTE" and series[0].kind == "imagej"  # ImageJ's table is for show only
+    if (colours, kind) not in ((1, "MINISBLACK"), (1, "MINISWHITE"), (3, "RGB")) and not shown:
+        raise Unfit(f"has {kind} pixels of {colours} colours; save it as grey or RGB")
+    values = series[0].asarray(squeeze=True)
+    if "S" in axes:
+        values = np.moveaxis(values, axes.index("S"), -1)  # some store one colour plane after another
+        values = values[..., :3] if colours == 3 else values[..., 0]
+    form = "ImageJ TIFF" if file.is_imagej else "OME-TIFF" if file.is_ome else "TIFF"
+    about = {"format": form, "compression": page.compression.name, "inverted": kind == "MINISWHITE"}
+    return Stored(values, about, _tiff_spacing(file))
 
 
-def _tiff_spacing(file: "tifffile.TiffFile") -> Spacing | None:
-    """Millimetres `(z, y, x)` where OME or ImageJ metadata state all three with their unit, or state a 0; else None."""
+def _complain(record: logging.LogRecord) -> bool:
+    """Raise what tifffile only logs: it reads a truncated file without its last pages and says so nowhere else."""
+    if record.levelno >= logging.ERROR:
+        raise ValueError(record.getMessage().split("> ", 1)[-1])
+    return False
+
+
+def _tiff_spacing(file: "tifffile.TiffFile") -> tuple[float, float, float] | None:
+    """Millimetres `(z, y, x)` where OME or ImageJ metadata state all three with their unit; else None."""
     if file.is_ome:
         from xml.etree import ElementTree
 
@@ -205,14 +143,13 @@ def _tiff_spacing(file: "tifffile.TiffFile") -> Spacing | None:
     elif file.is_imagej:
         metadata, tags = file.imagej_metadata, file.pages.first.tags
         scale = _millimetres(str(metadata.get("unit", "")))
-        depth = float(metadata.get("spacing", 1))  # ImageJ leaves a depth of one unit out
-        sizes = [depth and depth * scale]
+        sizes = [float(metadata.get("spacing", 1)) * scale]  # ImageJ leaves a depth of one unit out
         for tag in ("YResolution", "XResolution"):
             per_unit, over = tags[tag].value if tag in tags else (0, 1)
             sizes.append(scale * over / per_unit if per_unit else np.nan)
     else:
         return None
-    return tuple(sizes) if 0 in sizes or all(0 < size < np.inf for size in sizes) else None
+    return tuple(sizes) if all(0 < size < np.inf for size in sizes) else None
 
 
 def _millimetres(unit: str) -> float:
@@ -221,54 +158,35 @@ def _millimetres(unit: str) -> float:
     return _MILLIMETRES.get(unit, np.nan)
 
 
-def read_nifti(
-    path: Path, orientation: str = "LPS"
-) -> tuple[np.ndarray, Spacing | None, np.ndarray | None, Grid, dict[str, Any]]:
-    """A NIfTI in that order as `(Z, Y, X)`: its values after scl_slope, spacing and affine in mm, and its own grid."""
+def read_nifti(path: Path, orientation: str) -> Stored:
+    """A NIfTI turned so that x, y, z run to `orientation`, its values after scl_slope, with its own grid."""
     import nibabel
-    from nibabel.orientations import apply_orientation, ornt_transform
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-    name = str(path)
-    with decoding(name):
-        image = nibabel.load(path)
-        header, shape = image.header, image.shape
-        (units, sform, qform) = header.get_xyzt_units(), int(header["sform_code"]), int(header["qform_code"])
-    if any(length != 1 for length in shape[3:]):
-        raise ValueError(f"{name} has the shape {shape}; a volume has 3 axes: keep one time point or component.")
-    if len(shape) < 3:
-        raise ValueError(f"{name} has the shape {shape}, not a volume's; a volume has 3 axes of at least 2.")
-    if not _spans_space(image.affine[:3, :3]):
-        raise ValueError(f"{name} has an affine that gives its voxels no size; write a correct sform or qform.")
-    grid = Grid(shape[:3], image.affine, sform, qform, _own_qform(image), units, orientation)
-    with decoding(name):
-        values = np.asanyarray(image.dataobj)
-    dtype = str(header.get_data_dtype())
+    image = nibabel.squeeze_image(nibabel.load(path))
+    source, sizes = image.header, np.linalg.norm(image.affine[:3, :3], axis=0)
+    if len(image.shape) != 3:
+        raise Unfit(f"has the shape {image.shape}; a volume has 3 axes: keep one time point or component")
+    if not abs(np.linalg.det(image.affine[:3, :3])) > 1e-3 * np.prod(sizes):  # NaN is not above either
+        raise Unfit("has an affine that gives its voxels no size; write a correct sform or qform")
+    (sform, sform_code), (qform, qform_code) = (get(coded=True) for get in (source.get_sform, source.get_qform))
+    coded, units = bool(sform_code or qform_code), source.get_xyzt_units()
+    header = nibabel.Nifti1Header()
+    header.set_sform(image.affine if sform is None else sform, int(sform_code))
+    header.set_qform(image.affine if qform is None else qform, int(qform_code))
+    header.set_xyzt_units(*units)
+
+    own = io_orientation(image.affine)
+    stays = orientation == "stored" or not coded or np.array_equal(image.affine, np.eye(4))  # nothing is stated
+    wanted = own if stays else axcodes2ornt(orientation)
+    turned = image.as_reoriented(ornt_transform(own, wanted))
+    values, grid = np.asanyarray(turned.dataobj), Grid(header, ornt_transform(wanted, own))
     if values.dtype.fields:  # NIfTI keeps colours as records
         values = np.stack([values[colour] for colour in "RGB"], axis=-1)
-        dtype = "RGB uint8"
-    turn = ornt_transform(grid.order, grid.ours)
-    values = apply_orientation(values.reshape(*grid.shape, *values.shape[len(shape) :]), turn)
-    values = np.moveaxis(values, (0, 1, 2), (2, 1, 0))
+    about = {"format": "NIfTI", "dtype": str(source.get_data_dtype()), "shape": list(image.shape)}
     scale = _MILLIMETRES.get(units[0], 1.0)  # an unknown unit is a millimetre in practice
-    source = {"format": "NIfTI", "dtype": dtype, "shape": list(shape)}
-    if not (sform or qform):
-        sizes = tuple(float(abs(size)) * scale for size in header["pixdim"][3:0:-1])
-        blank = units[0] == "unknown" and sizes == (1, 1, 1)  # what a header holds that nobody filled in
-        stated = not blank and all(size > 0 for size in sizes)
-        return values, sizes if stated else None, None, grid, source
-    affine = image.affine @ nibabel.orientations.inv_ornt_aff(turn, grid.shape)
-    affine[:3] *= scale
-    sizes = tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)[::-1])
-    return values, sizes, affine, grid, source
-
-
-def _spans_space(axes: np.ndarray) -> bool:
-    """Whether three voxel axes have a length each and do not lie in one plane."""
-    lengths = np.linalg.norm(axes, axis=0)
-    return bool(np.isfinite(axes).all() and (lengths > 0).all() and abs(np.linalg.det(axes / lengths)) > 1e-3)
-
-
-def _own_qform(image) -> np.ndarray | None:
-    """The qform's affine where it is in use beside a different sform."""
-    qform = image.get_qform(coded=True)[0]
-    return None if qform is None or np.allclose(qform, image.affine) else qform
+    affine = np.diag([scale, scale, scale, 1]) @ turned.affine
+    spacing = tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)[::-1])
+    blank = units[0] == "unknown" and spacing == (1, 1, 1)  # what a header holds that nobody filled in
+    stated = None if blank and not coded else spacing
+    return Stored(np.moveaxis(values, (0, 1, 2), (2, 1, 0)), about, stated, affine if coded else None, None, grid)

@@ -1,6 +1,5 @@
 """Volumes in: one way from any file format of 3-D images to values in 0..1 with their spacing and orientation."""
 
-import hashlib
 import re
 import unicodedata
 import warnings
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..files import natural, sha256
+from ..files import fingerprint, natural, sha256
 from . import dicom, formats
-from .formats import SUFFIXES, Grid
+from .formats import SUFFIXES, Grid, Stored
 
 __all__ = ["SUFFIXES", "Found", "Grid", "Volume", "find_volumes", "read_volume", "safe_name"]
 
@@ -77,56 +76,42 @@ def read_volume(
         return source
     if orientation not in ORIENTATIONS:
         raise ValueError(f"There is no orientation {orientation!r}; choose from {', '.join(ORIENTATIONS)}.")
-    spacing = None if spacing is None else _three(spacing)
+    spacing = None if spacing is None else _positive(spacing)
     window = None if window is None else _low_high(window)
     label = "The array" if isinstance(source, np.ndarray) else str(source)
-    name, values, stated, affine, grid, own, about = _open(source, series, orientation)
-    if stated and not spacing and 0 in stated:
-        raise ValueError(f"{label} states a spacing of 0; give the right one with spacing=(z, y, x), in mm.")
-    about = {"shape": list(values.shape), "dtype": str(values.dtype), **about}
-    stored, values = values.dtype, _scalars(values, label)
-    if window is not None:
-        rule = "given"
-    elif own is not None:
-        window, rule = own, "the file's window"
-    else:
-        window, rule = _default_window(values, stored)
-    if about.get("inverted"):
+    name, stored = _open(source, series, orientation)
+    values, affine, rule = _scalars(stored.values, label), stored.affine, "given"
+    if window is None:
+        window, rule = _window(values, stored)
+    if stored.about.get("inverted"):
         window = window[::-1]
     if spacing and affine is not None:
-        affine = affine @ np.diag([*np.divide(spacing[::-1], stated[::-1]), 1.0])
-    about |= {"window_rule": rule, "spacing_known": bool(spacing or stated), "orientation": _orientation(affine)}
-    size = spacing or stated or (1.0, 1.0, 1.0)
-    return Volume(_windowed(values, window), size, name, window, affine, grid, about)
+        affine = affine @ np.diag([*np.divide(spacing[::-1], stored.spacing[::-1]), 1.0])
+    about = {"shape": list(stored.values.shape), "dtype": str(stored.values.dtype), **stored.about}
+    about |= {"window_rule": rule, "spacing_known": bool(spacing or stored.spacing), "orientation": _axes(affine)}
+    size = spacing or stored.spacing or (1.0, 1.0, 1.0)
+    return Volume(_windowed(values, window), size, name, window, affine, stored.grid, about)
 
 
 def find_volumes(source: str | Path) -> list[Found]:
     """The volumes of a file, a DICOM folder, a folder of volumes, or `DIR/<class>/<volume>`, in natural order.
 
-    A warning tells what is left out: single DICOM images among volumes, volumes beside a DICOM series, or below those
-    of a class.
+    Single DICOM images among volumes, such as a photograph beside an OCT cube, are left out with a warning.
     """
     path = _existing(source)
-    if path.is_file() and not (formats.suffix(path) or dicom.is_dicom(path)):
-        raise _unknown(path)
     if path.is_file() or dicom.is_series(path):
-        return [_found(path, None)]
-    found = _samples(path, None)
-    below = []
-    for folder in _folders(path):
-        inside, deep = _samples(folder, safe_name(folder.name)), _deeper(folder)
-        below += inside
-        if deep:
-            says = f"{deep.relative_to(path)} lies too deep; use DIR/CLASS/VOLUME."
-            if not (found or inside):
-                raise ValueError(says)
-            warnings.warn(f"Left out: {says}", stacklevel=2)
+        return [Found(path, _stem(path), None)]
+    found, below = _inside(path, None), []
+    for folder in sorted((inside for inside in path.iterdir() if inside.is_dir()), key=natural):
+        if not (folder.name.startswith(".") or folder.name == "CAMVis" or dicom.is_series(folder)):
+            below += _inside(folder, safe_name(folder.name))
     if found and below:
         raise ValueError(
             f"{path} holds volumes ({found[0].path.name}) beside class folders ({below[0].label}); move them into one."
         )
     if not found and not below:
-        raise FileNotFoundError(f"{path} holds no volume; use {', '.join(SUFFIXES)} or DICOM, or folders with them.")
+        ways = f"a volume ({', '.join(SUFFIXES)} or DICOM), a folder of volumes, or DIR with DIR/CLASS/VOLUME"
+        raise FileNotFoundError(f"{path} holds no volume; name {ways}.")
     return found or below
 
 
@@ -134,153 +119,82 @@ def safe_name(text: str) -> str:
     """A name from outside as a plain file name, or one clear ValueError.
 
     Separators, `..` and control characters are refused, since a name never leaves the output folder; characters that
-    some systems cannot store become `_`.
+    some systems cannot store become `_`, and so does the dot that would hide a file.
 
     >>> safe_name("eye 12: left?")
     'eye 12_ left_'
     """
-    if not isinstance(text, str):
-        raise TypeError(f"A name is text, not {type(text).__name__}.")
-    shown = ascii(text[:60])
-    if "/" in text or "\\" in text or ".." in text:
-        raise ValueError(f"The name {shown} holds a path separator or '..'; use a plain name such as 'eye_12'.")
-    if any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in text):
-        raise ValueError(f"The name {shown} holds a control character; use letters, digits, '-' and '_'.")
     name = re.sub(r'[<>:"|?*]', "_", unicodedata.normalize("NFC", text)).strip().rstrip(".")
-    if not name:
-        raise ValueError(f"The name {shown} is empty; use a plain name such as 'eye_12'.")
-    if len(name.encode()) > _LONGEST:
-        raise ValueError(f"The name {shown}... is {len(name.encode())} bytes long; use at most {_LONGEST}.")
-    if name[0] == "." or re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", name):
-        name = "_" + name  # a hidden file, or a device of Windows
-    return name
+    unseen = any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in text)
+    if not name or unseen or "/" in text or "\\" in text or ".." in text or len(name.encode()) > _LONGEST:
+        rule = f"at most {_LONGEST} bytes, no path separator, '..' or control character"
+        raise ValueError(f"The name {text[:60]!a} cannot be a file's; use a plain name such as 'eye_12': {rule}.")
+    return re.sub(r"^\.", "_.", name)
 
 
-def _open(source, series, orientation):
-    """The name of a source, and its values, spacing, affine, grid, window and description as far as it states them."""
-    stated = affine = grid = own = None
+def _open(source, series, orientation) -> tuple[str, Stored]:
+    """The name of a source, and what it holds."""
     if isinstance(source, np.ndarray):
-        plain = source if source.dtype.kind in "biuf" else np.empty(0)  # the rest is refused in a moment
-        digest = hashlib.sha256(f"{plain.dtype.str} {plain.shape}".encode())  # the same bytes may be another volume
-        digest.update(np.ascontiguousarray(plain))
-        about = {"format": "array", "files": [], "sha256": digest.hexdigest()}
-        return "volume", source, stated, affine, grid, own, about
+        known = fingerprint(source) if source.dtype.kind in "biuf" else ""  # the rest is refused in a moment
+        return "volume", Stored(source, {"format": "array", "files": [], "sha256": known})
     if not isinstance(source, str | Path):
         raise TypeError(f"Cannot read a volume from a {type(source).__name__}; give a path or a NumPy array.")
     path = _existing(source)
-    name, kind = _plain(path), formats.suffix(path)
-    if path.is_file() and not path.stat().st_size:
-        raise ValueError(f"{path} is empty (0 bytes); copy or download it again.")
-    if path.is_dir() or (not kind and dicom.is_dicom(path)):
-        values, stated, affine, own, about = dicom.read_series(path, series)
-        return name, values, stated, affine, grid, own, about
+    if path.is_dir() or dicom.is_dicom(path):
+        return _stem(path), dicom.read_series(path, series)
     if series is not None:
         raise ValueError(f"series chooses a DICOM series; {path} is not DICOM.")
-    if kind in (".npy", ".npz"):
-        values, about = formats.read_numpy(path)
-    elif kind in (".tif", ".tiff"):
-        values, stated, about = formats.read_tiff(path)
-    elif kind in (".nii", ".nii.gz"):
-        values, stated, affine, grid, about = formats.read_nifti(path, orientation)
-    else:
-        raise _unknown(path)
-    about |= {"files": [path.name], "sha256": sha256(path)}
-    return name, values, stated, affine, grid, own, about
+    stored = formats.read(path, orientation)
+    stored.about |= {"files": [path.name], "sha256": sha256(path)}
+    return _stem(path), stored
 
 
 def _existing(source: str | Path) -> Path:
     path = Path(source)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the name, which counts from {Path.cwd()}.")
+    if path.is_file() and not (formats.suffix(path) or dicom.is_dicom(path)):
+        raise ValueError(f"{path} is no volume that can be read; use {', '.join(SUFFIXES)} or DICOM.")
     return path
 
 
-def _unknown(path: Path) -> ValueError:
-    return ValueError(f"{path} is no volume that can be read; use {', '.join(SUFFIXES)} or DICOM.")
-
-
-def _plain(path: Path) -> str:
+def _stem(path: Path) -> str:
     """The name of a sample: that of its file without ending, or of its folder."""
-    name = path.resolve().name if path.is_dir() else path.name
-    ending = re.search(r"(\.npy|\.npz|\.tiff?|\.nii(\.gz)?|\.dcm)?$", name, re.IGNORECASE)[0] if path.is_file() else ""
-    return safe_name(name.removesuffix(ending) or name)
-
-
-def _inside(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=natural)
-
-
-def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder that may be classes: neither DICOM series nor what camvis writes."""
-    inside = (path for path in _inside(folder) if path.is_dir() and path.name != "CAMVis")
-    return [path for path in inside if not dicom.is_series(path)]
-
-
-def _volumes(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The volumes directly inside a folder (files, multi-frame DICOM files, DICOM folders), and single DICOM images."""
-    kinds = {}
-    for path in _inside(folder):
-        if path.is_dir():
-            kinds[path] = "volume" if dicom.is_series(path) else ""
-        else:
-            kinds[path] = "volume" if formats.suffix(path) else dicom.kind(path)
-    volumes = [path for path, kind in kinds.items() if kind in ("volume", "damaged")]  # reading will say what is wrong
-    return volumes, [path for path, kind in kinds.items() if kind == "slice"]
-
-
-def _samples(folder: Path, label: str | None) -> list[Found]:
-    """The volumes directly inside a folder, under names that differ; a warning tells what is left out."""
-    found: dict[str, Found] = {}
-    volumes, strays = _volumes(folder)
-    for path in volumes:
-        one = _found(path, label)
-        other = found.setdefault(one.name.lower(), one)  # some disks do not tell upper from lower case
-        if other is not one:
-            raise ValueError(f"{folder} holds {other.path.name} and {path.name}, two volumes of one name; rename one.")
-    _left_out(folder, strays, "single DICOM images among volumes")
-    return list(found.values())
-
-
-def _found(path: Path, label: str | None) -> Found:
     if path.is_dir():
-        beside, deep = [inside for inside in _inside(path) if formats.suffix(inside)], _deeper(path)
-        _left_out(path, beside + [deep] * bool(deep), "beside a DICOM series")
-    return Found(path, _plain(path), label)
+        return safe_name(path.resolve().name)
+    return safe_name(re.sub(r"(?i)(?<=.)(\.npy|\.npz|\.tiff?|\.nii(\.gz)?|\.dcm)$", "", path.name))
 
 
-def _left_out(folder: Path, paths: list[Path], what: str) -> None:
-    if paths:
-        names = ", ".join(str(path.relative_to(folder)) for path in paths[:4]) + ", ..." * (len(paths) > 4)
-        says = f"Left out of {folder}: {names} ({what}); give a DICOM series a folder of its own."
+def _inside(folder: Path, label: str | None) -> list[Found]:
+    """The volumes directly inside a folder: files, multi-frame DICOM files, folders of DICOM slices."""
+    found, single = [], []
+    for path in sorted(folder.iterdir(), key=natural):
+        if path.name.startswith("."):
+            continue
+        kind = "volume" if formats.suffix(path) else dicom.kind(path)
+        if kind == "volume":
+            found.append(Found(path, _stem(path), label))
+        elif kind == "slice":
+            single.append(path.name)
+    if single:
+        listed = ", ".join(single[:4]) + ", ..." * (len(single) > 4)
+        says = f"Left out of {folder}: {listed} (single DICOM images); give a DICOM series a folder of its own."
         warnings.warn(says, stacklevel=3)
+    return found
 
 
-def _deeper(folder: Path) -> Path | None:
-    """The first volume in the folders of a folder."""
-    for below in _folders(folder):
-        if deep := next(iter(_volumes(below)[0]), None) or _deeper(below):
-            return deep
-    return None
-
-
-def _three(spacing) -> tuple[float, float, float]:
-    try:
-        sizes = tuple(float(size) for size in spacing)
-    except (TypeError, ValueError):
-        sizes = ()
-    if len(sizes) != 3 or not all(0 < size < np.inf for size in sizes):
+def _positive(spacing) -> tuple[float, float, float]:
+    sizes = np.asarray(spacing, float)
+    if sizes.shape != (3,) or not (np.isfinite(sizes) & (sizes > 0)).all():
         raise ValueError(f"The spacing is {spacing!r}; use three numbers above 0, in mm: (z, y, x).")
-    return sizes
+    return tuple(sizes.tolist())
 
 
 def _low_high(window) -> tuple[float, float]:
-    try:
-        low, high = (float(value) for value in window)
-    except (TypeError, ValueError):
-        low = high = 0.0
-    if not (np.isfinite([low, high]).all() and low < high):
+    values = np.asarray(window, float)
+    if values.shape != (2,) or not np.isfinite(values).all() or values[0] >= values[1]:
         raise ValueError(f"The window is {window!r}; use two numbers, (low, high) with low below high.")
-    return low, high
+    return tuple(values.tolist())
 
 
 def _scalars(values: np.ndarray, label: str) -> np.ndarray:
@@ -290,30 +204,25 @@ def _scalars(values: np.ndarray, label: str) -> np.ndarray:
     shape = values.shape
     if values.ndim == 4 and shape[3] == 3:
         values = formats.luma(values)
-    if values.ndim != 3:
-        single = values.ndim > 3 and sum(length != 1 for length in shape) == 3
-        remedy = ": remove the axes of length 1 with np.squeeze" if single else ""
-        raise ValueError(f"{label} has the shape {shape}; a volume is (Z, Y, X), or (Z, Y, X, 3) in colour{remedy}.")
-    if min(values.shape) < 2:
-        raise ValueError(f"{label} has the shape {shape}; a volume has at least 2 slices, rows and columns.")
+    if values.ndim != 3 or min(shape[:3]) < 2:
+        what = "a volume is (Z, Y, X), or (Z, Y, X, 3) in colour, with at least 2 slices, rows and columns"
+        raise ValueError(f"{label} has the shape {shape}; {what}.")
     if values.dtype.kind == "f":
         bad = sum(int(np.sum(~np.isfinite(part))) for part in values)
         if bad:
-            raise ValueError(
-                f"{label} has {bad} NaN or infinite values; replace them, for instance with np.nan_to_num."
-            )
+            raise ValueError(f"{label} has {bad} NaN or infinite values; replace them, for instance with nan_to_num.")
     return values
 
 
-def _default_window(values: np.ndarray, stored: np.dtype) -> tuple[tuple[float, float], str]:
+def _window(values: np.ndarray, stored: Stored) -> tuple[tuple[float, float], str]:
     """The window that a volume of scalar `values` gets unasked, and the rule that gave it."""
-    if stored == np.uint8:
+    if stored.window is not None:
+        return stored.window, "the file's window"
+    if stored.values.dtype == np.uint8:
         return (0.0, 255.0), "8 bits"
-    if stored == np.bool_:
-        return (0.0, 1.0), "truth values"
     low, high = float(values.min()), float(values.max())
-    if values.dtype.kind == "f" and low >= 0 and high <= 1:
-        return (0.0, 1.0), "floats in 0..1"
+    if values.dtype.kind in "bf" and low >= 0 and high <= 1:
+        return (0.0, 1.0), "within 0..1"
     cut = tuple(float(value) for value in np.percentile(values, (0.5, 99.5)))
     if cut[0] < cut[1]:
         return cut, "percentiles 0.5 and 99.5"
@@ -324,12 +233,12 @@ def _windowed(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     """Values as float32 in 0..1; slice by slice, in double precision, without a second copy of the whole."""
     data = np.empty(values.shape, np.float32)
     start, end = window
-    for ours, part in zip(data, values, strict=True):
-        ours[:] = np.clip((part.astype(np.float64) - start) / (end - start), 0, 1)
+    for index, part in enumerate(values):
+        data[index] = np.clip((part.astype(np.float64) - start) / (end - start), 0, 1)
     return data
 
 
-def _orientation(affine: np.ndarray | None) -> str | None:
+def _axes(affine: np.ndarray | None) -> str | None:
     if affine is None:
         return None
     from nibabel import aff2axcodes

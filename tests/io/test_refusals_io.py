@@ -1,0 +1,155 @@
+"""What cannot be a picture or a volume is one clear sentence, and nothing is written."""
+
+import pickle
+import re
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from camhelpers.io.images import encode, list_images, read_image, save_image
+from camhelpers.io.volumes import find_volumes, read_volume
+
+FLOATS = np.random.default_rng(0).random((6, 9, 3), dtype=np.float32)
+BYTES = np.random.default_rng(0).integers(0, 256, (5, 6, 7), dtype=np.uint8)
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory, write_series):
+    """A folder with one example of everything that is refused."""
+    folder = tmp_path_factory.mktemp("refused")
+    trapped, nowhere = np.array([Trap()] * 8, object).reshape(2, 2, 2), np.diag([1, 1, 0, 1.0])
+    np.save(folder / "objects.npy", trapped, allow_pickle=True)
+    np.savez(folder / "objects.npz", trapped, allow_pickle=True)
+    np.savez(folder / "two.npz", a=BYTES, b=BYTES)
+    np.save(folder / "good.npy", BYTES)
+    np.save(folder / "whole.npy", BYTES.repeat(9, 0))
+    (folder / "cut.npy").write_bytes((folder / "whole.npy").read_bytes()[:900])
+    nibabel.save(nibabel.Nifti1Image(BYTES.repeat(9, 0), np.eye(4)), folder / "whole.nii.gz")
+    (folder / "cut.nii.gz").write_bytes((folder / "whole.nii.gz").read_bytes()[:300])
+    nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 7, 3), np.uint8), np.eye(4)), folder / "times.nii")
+    flat = nibabel.Nifti1Image(BYTES, None)
+    flat.header.set_sform(nowhere, 1)
+    nibabel.save(flat, folder / "flat.nii")
+    (folder / "pickle.npy").write_bytes(pickle.dumps(Trap()))
+    for name in ("words.npy", "words.tif", "words.nii", "words.mp3", "page.html"):
+        (folder / name).write_text("<!DOCTYPE html> no volume at all, only words, though more than a few of them")
+    for name in ("void.png", "void.nii", "void.dcm"):
+        (folder / name).touch()
+    tifffile.imwrite(folder / "page.tif", BYTES[0])
+    tifffile.imwrite(folder / "stack.tif", BYTES, photometric="minisblack")
+    tifffile.imwrite(folder / "palette.tif", BYTES, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
+    tifffile.imwrite(folder / "times.tif", BYTES, imagej=True, metadata={"axes": "TYX"})
+    tifffile.imwrite(folder / "hyper.tif", np.zeros((5, 2, 6, 7), np.uint8), imagej=True, metadata={"axes": "ZCYX"})
+    tifffile.imwrite(folder / "floats.tif", FLOATS * 300, photometric="rgb")
+    tifffile.imwrite(folder / "white.tif", FLOATS[..., 0].astype(np.uint16), photometric="miniswhite")
+    tifffile.imwrite(folder / "signed.tif", BYTES[0].astype(np.int16))
+    with tifffile.TiffWriter(folder / "mixed.tif") as file:
+        file.write(np.zeros((6, 7), np.uint8))
+        file.write(np.zeros((8, 9), np.uint8))
+    Image.new("CMYK", (8, 8)).save(folder / "ink.jpg")
+    Image.new("P", (8, 8)).save(folder / "moves.gif")
+    (folder / "empty").mkdir()
+    np.save((folder / "both" / "class").mkdir(parents=True) or folder / "both" / "class" / "a.npy", BYTES)
+    np.save(folder / "both" / "b.npy", BYTES)
+    write_series(folder / "study" / "twice", BYTES, places=[0, 0, 2, 2, 4])
+    write_series(folder / "study" / "palette", BYTES, PhotometricInterpretation="PALETTE COLOR")
+    write_series(folder / "one", BYTES[:1])
+    return folder
+
+
+FILES = [
+    (read_image, "nowhere.png", FileNotFoundError, "does not exist"),
+    (read_image, "empty", FileNotFoundError, "is a folder; list_images"),
+    (read_image, "void.png", ValueError, "is not a picture that can be read"),
+    (read_image, "page.html", ValueError, "use PNG, JPEG, TIFF, BMP or WebP"),
+    (read_image, "moves.gif", ValueError, "is not a picture"),
+    (read_image, "words.tif", ValueError, "is not a picture"),
+    (read_image, "ink.jpg", ValueError, "CMYK colours"),
+    (read_image, "stack.tif", ValueError, "holds 5 pages"),
+    (read_image, "floats.tif", ValueError, "must lie in 0..1: divide by 255"),
+    (read_image, "white.tif", ValueError, "unusual pixels (16 bits MINISWHITE)"),
+    (read_image, "signed.tif", ValueError, "int16 pixels"),
+    (list_images, "nowhere", FileNotFoundError, "not a folder"),
+    (list_images, "empty", FileNotFoundError, "holds no picture (.bmp"),
+    (list_images, "study", FileNotFoundError, "only the folders palette, twice; name one of them"),
+    (read_volume, "nowhere.npy", FileNotFoundError, "does not exist; check the name"),
+    (read_volume, "void.nii", ValueError, "damaged"),
+    (read_volume, "void.dcm", ValueError, "is no volume that can be read"),
+    (read_volume, "words.mp3", ValueError, "is no volume that can be read; use .npy"),
+    (find_volumes, "words.mp3", ValueError, "is no volume that can be read"),
+    (read_volume, "words.npy", ValueError, "damaged"),
+    (read_volume, "words.tif", ValueError, "damaged"),
+    (read_volume, "words.nii", ValueError, "damaged"),
+    (read_volume, "cut.npy", ValueError, "damaged"),
+    (read_volume, "cut.nii.gz", ValueError, "damaged"),
+    (read_volume, "objects.npy", ValueError, "Python objects"),
+    (read_volume, "objects.npz", ValueError, "allow_pickle=False"),
+    (read_volume, "pickle.npy", ValueError, "pickle"),
+    (read_volume, "two.npz", ValueError, "holds 2 arrays (a, b); keep one"),
+    (read_volume, "page.tif", ValueError, "has the axes YX (Y 6, X 7)"),
+    (read_volume, "times.tif", ValueError, "has the axes TYX (T 5, Y 6, X 7)"),
+    (read_volume, "hyper.tif", ValueError, "keep one channel and one time point"),
+    (read_volume, "mixed.tif", ValueError, "holds 2 series of pages (7 x 6, 9 x 8)"),
+    (read_volume, "palette.tif", ValueError, "PALETTE"),
+    (read_volume, "times.nii", ValueError, "has the shape (5, 6, 7, 3); a volume has 3 axes"),
+    (read_volume, "flat.nii", ValueError, "gives its voxels no size"),
+    (read_volume, "empty", FileNotFoundError, "holds no DICOM image"),
+    (read_volume, "one", ValueError, "holds one DICOM slice"),
+    (read_volume, "study/twice", ValueError, "slices 1 and 2 (at 30.00 mm) at one place; keep one time point"),
+    (read_volume, "study/palette", ValueError, "PALETTE COLOR colours; export it as grey"),
+    (find_volumes, "empty", FileNotFoundError, "holds no volume; name a volume (.npy"),
+    (find_volumes, "both", ValueError, "holds volumes (b.npy) beside class folders (class)"),
+]
+
+
+@pytest.mark.parametrize(("call", "name", "error", "word"), FILES, ids=[f"{c.__name__} {n}" for c, n, *_ in FILES])
+def test_files(here, capsys, call, name, error, word):
+    with pytest.raises(error, match=re.escape(word)) as caught:
+        call(here / name)
+    text = str(caught.value)
+    assert text.startswith(str(here / name)) and text.endswith(".") and "\n" not in text
+    assert capsys.readouterr().out == ""  # no object was unpickled
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda _: read_image(FLOATS * np.nan), "floats from nan to nan"),
+        (lambda _: read_image(FLOATS * 4 - 2), "rescale with"),
+        (lambda _: read_image(FLOATS[..., :2]), "(6, 9, 2); use (H, W)"),
+        (lambda _: read_image(FLOATS[:0]), "shape (0, 9, 3)"),
+        (lambda _: read_image(FLOATS[:1]), "9 x 1 pixels"),
+        (lambda _: read_image(FLOATS > 0.5), "bool pixels; use uint8"),
+        (lambda _: read_image([[1, 2]]), "from a list"),
+        (lambda _: encode(FLOATS, "gif"), "'png', 'jpeg' or 'tiff'"),
+        (lambda _: encode(FLOATS, "jpeg", quality=0), "quality 0"),
+        (lambda new: save_image(new / "x.gif", FLOATS), "end the name in .png"),
+        (lambda new: save_image(new / "x.png", FLOATS * 2), "floats from"),
+        (lambda _: read_volume(BYTES[0]), "has the shape (6, 7); a volume is (Z, Y, X)"),
+        (lambda _: read_volume(BYTES[:1]), "at least 2 slices, rows and columns"),
+        (lambda _: read_volume(BYTES[:, :, :, None].repeat(4, 3)), "(Z, Y, X, 3) in colour"),
+        (lambda _: read_volume(BYTES.astype(complex)), "holds complex128 values"),
+        (lambda _: read_volume(np.where(BYTES < 9, np.inf, 1)), f"has {np.sum(BYTES < 9)} NaN or infinite values"),
+        (lambda _: read_volume([1, 2]), "from a list; give a path or a NumPy array"),
+        (lambda _: read_volume(BYTES, spacing=(0, 1, 1)), "use three numbers above 0, in mm: (z, y, x)"),
+        (lambda _: read_volume(BYTES, spacing=(1, np.nan, 1)), "use three numbers"),
+        (lambda _: read_volume(BYTES, spacing=(1, 1)), "use three numbers"),
+        (lambda _: read_volume(BYTES, window=(5, 5)), "use two numbers, (low, high)"),
+        (lambda _: read_volume(BYTES, window=(0, np.inf)), "use two numbers"),
+        (lambda _: read_volume(BYTES, orientation="SPL"), "orientation 'SPL'; choose from LPS, RAS, stored"),
+        (lambda _: read_volume(read_volume(BYTES), spacing=(1, 1, 1)), "read already"),
+        (lambda new: read_volume(new.parent / "good.npy", series=1), "series chooses a DICOM series"),
+    ],
+)
+def test_values(here, call, word):
+    with pytest.raises((ValueError, TypeError), match=re.escape(word)) as caught:
+        call(here / "new")
+    assert str(caught.value).endswith(".") and not (here / "new").exists()
