@@ -102,7 +102,7 @@ def test_a_series_written_by_simpleitk(tmp_path):
     for index in range(6):
         page = image[:, :, index]
         page.SetSpacing((0.5, 0.8))
-        for tag, value in (("000e", uid), ("0037", "1\\0\\0\\0\\1\\0"), ("0032", f"0\\0\\{30 - 3 * index}")):  # downwards
+        for tag, value in (("000e", uid), ("0037", "1\\0\\0\\0\\1\\0"), ("0032", f"0\\0\\{30 - 3 * index}")):
             page.SetMetaData(f"0020|{tag}", value)
         writer.SetFileName(str(tmp_path / f"{index}.dcm"))
         writer.Execute(page)
