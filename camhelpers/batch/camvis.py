@@ -93,8 +93,8 @@ class Settings:
     """How a NIfTI is turned; as the model's card says unless given."""
 
     def __post_init__(self) -> None:
-        if repeated := [name for name, n in Counter(map(cams.method, self.methods)).items() if n > 1]:
-            raise ValueError(f"The method {repeated[0].name!r} is listed twice; once is enough")
+        for name in self.methods:
+            cams.method(name)
         if self.window and not self.window[0] < self.window[1]:
             raise ValueError(f"The window is {self.window!r}; use two numbers, (low, high) with low below high")
         render.table(self.cmap)
@@ -156,7 +156,12 @@ def explain_volumes(
             raise ValueError(f"Two volumes are called {name!r}; rename one, or put them into folders of two classes.")
     split, weights = safe_name(split), model_hash(model)
     session = fingerprint(weights, chosen)[:10] if session is None else safe_name(session)
-    folder = _writable(out, f"session_{session}")
+    try:
+        folder = results_dir("CAMVis", f"session_{session}", out=out)
+        with tempfile.TemporaryFile(dir=folder):  # a proof that files can be made there
+            pass
+    except OSError as error:
+        raise OSError(f"Cannot write into {str(out)!r}: {error.strerror}; name another folder with out.") from None
     run = _Run(model, weights, chosen, folder, split, Counter(s.name for s in some))
 
     outcomes, total = [], len(chosen.methods)
@@ -194,7 +199,9 @@ class _Run:
         listed = self.folder.glob(f"heatmaps/{self.split}/class_{label}/{glob.escape(sample.name)}/*_metadata.json")
         earlier = {path.parent: record for path in listed if (record := _record(path))}
         for record in earlier.values() if resume else ():
-            if record["fingerprint"] == mark and _whole(self.folder, record):
+            sizes = {self.folder / name: about["bytes"] for name, about in record["files"].items()}
+            whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
+            if whole and record["fingerprint"] == mark:
                 return Outcome(sample.name, "kept", record)
         other = any(r["source"].get("sha256") != volume.source.get("sha256") for r in earlier.values())
         # a sample without a class may have been predicted another one before; one that came with its class stays
@@ -202,133 +209,107 @@ class _Run:
         work = self.folder / f".unfinished-{fingerprint(self.split, sample.label, sample.name)[:16]}"
         try:
             shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-            record = {**self._make(sample, volume, mask, work, tick), "fingerprint": mark}
-            record = self._put_in_place(work, record, guessed)
+            record = self._make(sample, volume, mask, mark, guessed, work, tick)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return Outcome(sample.name, "made", record, "in place of the results of another file of this name" * other)
 
     def _make(
-        self, sample: Sample, volume: Volume, mask: np.ndarray | None, work: Path, tick: Callable[[], None]
-    ) -> dict[str, Any]:
-        """Write the heatmaps and visualizations of one sample into `work`, and return its metadata."""
-        start, s = perf_counter(), self.settings
-        _check_room(volume, s.methods, self.folder)
+        self, sample: Sample, volume: Volume, mask: np.ndarray | None, mark: str, guessed: Sequence[Path], work: Path,
+        tick: Callable[[], None],
+    ) -> dict[str, Any]:  # fmt: skip
+        """Write everything of one sample into `work`, put it in place of earlier results, and return the metadata."""
+        start, s, name = perf_counter(), self.settings, sample.name
+        # measured: 5 bytes for a voxel of a CAM, 14 for one of a gradient
+        needed = volume.data.size * (4 + sum(16 if cams.METHODS[m].forwards else 9 for m in s.methods)) + 2**22
+        if needed > shutil.disk_usage(self.folder).free:
+            raise ValueError(f"The results need up to {needed / 1e9:.2g} GB, and less is free on the disk.")
         ex = explain(self.model, volume, layers=s.layer, target=s.target, size=s.size)
-        passed, about = perf_counter() - start, {}
-        for kind in ("heatmaps", "visualizations"):
-            (work / kind).mkdir(parents=True)
+        passed = perf_counter() - start
+        label = _class_folder(ex.label) if sample.label is None else sample.label
+        own, look = Path("heatmaps", self.split, f"class_{label}", name), Path("visualizations", self.split)
+        replaced = {self.folder / own, *guessed}
+        same_name = self.folder.glob(f"heatmaps/{self.split}/class_*/{glob.escape(name)}")
+        if self.names[name] > 1 or set(same_name) - replaced:
+            look = look / f"class_{label}"
+        (work / own).mkdir(parents=True)
+        (work / look).mkdir(parents=True)
+        about = {}
         for method in s.methods:
-            about[method] = self._draw(method, ex, mask, sample.name, work)
+            about[method] = self._draw(method, ex, mask, work / own / name, work / look / name)
             tick()
-        overlay = work / f"heatmaps/{sample.name}_{s.methods[0]}_overlay.tiff"
-        shutil.copyfile(overlay, work / f"visualizations/{sample.name}_full_volume_overlay.tiff")
-        return {
-            "format": FORMAT, "sample": sample.name, "split": self.split,
-            "class": _class_folder(ex.label) if sample.label is None else sample.label,
+        overlay = work / own / f"{name}_{s.methods[0]}_overlay.tiff"
+        shutil.copyfile(overlay, work / look / f"{name}_full_volume_overlay.tiff")
+        made = {path: path.relative_to(work).as_posix() for path in sorted(work.rglob("*")) if path.is_file()}
+        record = {
+            "format": FORMAT, "fingerprint": mark, "sample": name, "split": self.split, "class": label,
             "class_from": "prediction" if sample.label is None else "source",
             "prediction": ex.label, "probability": float(ex.confidence),
             "probabilities": dict(zip(ex.classes, ex.probabilities.tolist(), strict=True)),
-            "explained": _explained(ex), "model": {"name": ex.card.name, "hash": self.weights},
+            "explained": ex.label if s.target is None else ex.classes[s.target],
+            "model": {"name": ex.card.name, "hash": self.weights},
             "run": {"size": s.size, "shape": list(ex.inputs.shape[2:]), "seconds": round(passed, 3)},
             "methods": about, "shape": list(volume.data.shape), "axes": "ZYX", "spacing_mm": _spacing(volume),
             "affine": volume.affine, "window": volume.window, "source": volume.source,
             "tiff": "ImageJ" if export.imagej_opens(volume.data.shape) else "BigTIFF, which ImageJ 1 cannot open",
             "settings": asdict(s), "versions": versions("tifffile", "imagecodecs", "nibabel"),
             "seconds": round(perf_counter() - start, 3),
+            "files": {final: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path, final in made.items()},
         }  # fmt: skip
+        text = json.dumps(record, indent=1, ensure_ascii=False, default=lambda held: held.tolist()) + "\n"
+        write_text(work / own / f"{name}_metadata.json", text)
+        self._put_in_place(work, own, look, replaced)
+        return json.loads(text)
 
-    def _draw(self, method: str, ex: Explanation, mask: np.ndarray | None, name: str, work: Path) -> dict[str, Any]:
-        """Write the files of one method into `work`; return what the metadata says of them."""
+    def _draw(self, method: str, ex: Explanation, mask: np.ndarray | None, stem: Path, look: Path) -> dict[str, Any]:
+        """Write the files of one method, whose names begin with `stem` and `look`; return what the metadata says."""
         s, volume, start, gradient = self.settings, ex.volume, perf_counter(), cams.METHODS[method].forwards > 0
         options = {"alpha": s.alpha, "seed": s.seed, "samples": s.samples, "spread": s.spread}
         heat, raw, clipped_at, divided_by = ex.heat(method, **options, percentile=s.percentile)
-        seconds, blank = perf_counter() - start, bool(raw.max() <= 0)
-        own = ("samples", "spread", "seed") if gradient else ("layer", *cams.METHODS[method].takes)
-        clipped = {"percentile": s.percentile, "clipped_at": float(clipped_at)} if gradient else {}
+        blank, clipped = bool(raw.max() <= 0), {"clipped_at": float(clipped_at)} if gradient else {}
+        where = localisation.attention(heat, volume.spacing)
+        where["hottest_slice_from_1"] = where.pop("hottest_slice") + 1  # as the previews and ImageJ count
         about = {
-            "name": cams.title(method),
-            "parameters": {option: getattr(s, option) for option in own},
             "normalisation": {"rule": RULE, **clipped, "divided_by": float(divided_by)},
             "blank": blank,
             "raw": {"shape": list(raw.shape), "minimum": float(raw.min()), "maximum": float(raw.max())},
-            "seconds": round(seconds, 3),
+            "seconds": round(perf_counter() - start, 3),
+            "where": _plain(where, volume),
         }
-        where = localisation.attention(heat, volume.spacing)
-        hottest = where.pop("hottest_slice") + 1  # as the previews and ImageJ count
-        about["where"] = _plain({"hottest_slice_from_1": hottest, **where}, volume)
         if mask is not None and mask.any():  # against all of the heat: where it is cut off, it has no one maximum
             whole = ex.heat(method, **options, percentile=100).heatmap if gradient else heat
             about["lesion"] = _plain(localisation.lesion(whole, mask, volume.spacing), volume)
-        of = f" of {_explained(ex)}" if _explained(ex) != ex.label else ""
-        title = f"{name}: {ex.title()} · {cams.title(method)}{of}{' (blank)' if blank else ''}"
-        stem, size = f"{work}/heatmaps/{name}_{method}", (heat.shape, _spacing(volume))
-        export.write_stack(f"{stem}_heatmap.tiff", export.heat_pages(heat, s.cmap), *size, description=title)
-        mixed = export.overlay_pages(volume.data, heat, s.opacity, s.cmap)
-        export.write_stack(f"{stem}_overlay.tiff", mixed, *size, description=title)
-        export.write_nifti(f"{stem}_heatmap.nii.gz", heat, volume)
-        np.save(f"{stem}_raw.npy", raw)
-        share = f"percentile {s.percentile:g}" if gradient else "the maximum"
-        look = {"cmap": s.cmap, "opacity": s.opacity, "label": f"heat (share of {share})"}
-        which = "" if method == s.methods[0] else f"_{method}"
-        figure = planes.preview(volume, heat, mask=mask, title=title, **look)
-        render.save(figure, f"{work}/visualizations/{name}{which}_combined.png")
+        of = "" if s.target is None else f" of {ex.classes[s.target]}"
+        title = f"{stem.name}: {ex.title()} · {cams.title(method)}{of}{' (blank)' if blank else ''}"
+        size, mixed = (heat.shape, _spacing(volume)), export.overlay_pages(volume.data, heat, s.opacity, s.cmap)
+        export.write_stack(f"{stem}_{method}_heatmap.tiff", export.heat_pages(heat, s.cmap), *size, description=title)
+        export.write_stack(f"{stem}_{method}_overlay.tiff", mixed, *size, description=title)
+        export.write_nifti(f"{stem}_{method}_heatmap.nii.gz", heat, volume)
+        np.save(f"{stem}_{method}_raw.npy", raw)
+        colours = {"cmap": s.cmap, "opacity": s.opacity}
+        share = f"heat (share of {f'percentile {s.percentile:g}' if gradient else 'the maximum'})"
+        figure = planes.preview(volume, heat, mask=mask, title=title, label=share, **colours)
+        render.save(figure, f"{look}{'' if method == s.methods[0] else f'_{method}'}_combined.png")
         return about
 
-    def _put_in_place(self, work: Path, record: dict[str, Any], guessed: Sequence[Path]) -> dict[str, Any]:
-        """Replace a sample's earlier results by those in `work`, its folder of heatmaps last; return the metadata."""
-        name = record["sample"]
-        heatmaps, pictures = (self.folder / kind / self.split for kind in ("heatmaps", "visualizations"))
-        target = heatmaps / f"class_{record['class']}" / name
-        for number, path in enumerate({target, *guessed}):  # from here on, the sample is absent
+    def _put_in_place(self, work: Path, own: Path, look: Path, replaced: set[Path]) -> None:
+        """Put the folders `own` and `look` from `work` into the session, the one with the metadata last."""
+        for number, path in enumerate(replaced):
             if path.exists():
-                os.replace(path, work / f"earlier {number}")
-        if self.names[name] > 1 or any((path / name).exists() for path in heatmaps.glob("class_*")):
-            pictures = pictures / target.parent.name
+                os.replace(path, work / f"earlier {number}")  # from here on, the sample is absent
         for method in cams.METHODS:  # of methods that are not among today's
-            (pictures / f"{name}_{method}_combined.png").unlink(missing_ok=True)
-        pictures.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        looks = {path: pictures / path.name for path in sorted((work / "visualizations").iterdir())}
-        made = {path: target / path.name for path in sorted((work / "heatmaps").iterdir())} | looks
-        record["files"] = {
-            final.relative_to(self.folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for path, final in made.items()
-        }
-        text = json.dumps(record, indent=1, ensure_ascii=False, default=lambda held: held.tolist()) + "\n"
-        write_text(work / f"heatmaps/{name}_metadata.json", text)
-        for path, final in looks.items():
-            os.replace(path, final)
-        os.replace(work / "heatmaps", target)
-        return json.loads(text)
-
-
-def _writable(out: str | Path, session: str) -> Path:
-    """The session's folder, after a proof that files can be made there."""
-    try:
-        folder = results_dir("CAMVis", session, out=out)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        raise OSError(f"Cannot write into {str(out)!r}: {error.strerror}; name another folder with out.") from None
-
-
-def _check_room(volume: Volume, methods: Sequence[str], folder: Path) -> None:
-    """Refuse to begin what the disk cannot hold; measured: 5 bytes for a voxel of a CAM, 14 for one of a gradient."""
-    voxel = 4 + sum(16 if cams.METHODS[method].forwards else 9 for method in methods)
-    free, needed = shutil.disk_usage(folder).free, volume.data.size * voxel + 2**20 * len(methods)
-    if free < needed:
-        raise ValueError(f"The results need up to {needed / 1e9:.2g} GB, and {free / 1e9:.2g} GB are free.")
+            (self.folder / look / f"{own.name}_{method}_combined.png").unlink(missing_ok=True)
+        for folder in (look, own.parent):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        for path in (work / look).iterdir():
+            os.replace(path, self.folder / look / path.name)
+        os.replace(work / own, self.folder / own)
 
 
 def _class_folder(label: str) -> str:
     """A class's name as part of a folder's: a card may hold any text."""
     plain = "".join("_" if c in "/\\" or not c.isprintable() else c for c in label).replace("..", "_")
     return safe_name(plain[:60].strip(" .") or "_")
-
-
-def _explained(ex: Explanation) -> str:
-    return ex.classes[int(ex.target[0])]
 
 
 def _spacing(volume: Volume) -> tuple[float, float, float] | None:
@@ -340,11 +321,6 @@ def _plain(found: dict[str, float], volume: Volume) -> dict[str, float | None]:
     """Numbers for JSON, which has no NaN; what is measured in mm, as the pointing game is, only where mm are known."""
     hidden = () if _spacing(volume) else ("_mm", "pointing_game")
     return {k: None if np.isnan(v) or k.endswith(hidden) else round(v, 6) for k, v in found.items()}
-
-
-def _whole(folder: Path, record: dict[str, Any]) -> bool:
-    files = {folder / name: about["bytes"] for name, about in record["files"].items()}
-    return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
 
 def _record(path: Path) -> dict[str, Any] | None:
