@@ -1,11 +1,13 @@
 """Pictures and volumes to show and to measure on: listed first, read when their turn comes."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import zip_longest
 from pathlib import Path, PurePath, PurePosixPath
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,8 @@ ReadMask = Callable[[], np.ndarray]
 class Sample:
     """One picture or volume with its class and mask, where they are known.
 
-    `read()` returns the pixels `(H, W, 3)` in 0..1, or the `Volume`, and the mask or None; a damaged file is one clear
-    sentence. `pixels` and `mask` read once and keep it; whoever goes through many samples calls `read()` instead.
+    `read()` returns the pixels `(H, W, 3)` in 0..1, or the `Volume`, and the mask or None. `pixels` and `mask` read it
+    once and keep it; whoever goes through many samples calls `read()` instead.
 
     >>> Sample("grey", lambda: (np.full((4, 4, 3), 0.5), None)).pixels.shape
     (4, 4, 3)
@@ -42,16 +44,13 @@ class Sample:
 
     @property
     def pixels(self) -> np.ndarray | Volume:
-        """The picture `(H, W, 3)` in 0..1, or the volume."""
+        """The picture or the volume."""
         return self._held[0]
 
     @property
     def mask(self) -> np.ndarray | None:
         """Where the object is, or None where that is not known."""
         return self._held[1]
-
-
-# Pictures -------------------------------------------------------------------------------------------------------------
 
 
 def pictures(source: str | Path = "gallery", n: int = 20) -> list[Sample]:
@@ -63,10 +62,9 @@ def pictures(source: str | Path = "gallery", n: int = 20) -> list[Sample]:
     if str(source).startswith("wikimedia:"):
         from ..io.wikimedia import fetch_wikimedia
 
-        folder, wanted = ROOT / "data" / "wikimedia", str(source).removeprefix("wikimedia:").split(",")
+        folder, wanted = ROOT / "data/wikimedia", str(source).removeprefix("wikimedia:").split(",")
         found = fetch_wikimedia([category.strip() for category in wanted], n, folder)
-        files = [(folder / e["file"], e["category"]) for e in found]
-        return [Sample(path.stem, partial(_picture, path), label) for path, label in files]
+        return [Sample(Path(e["file"]).stem, partial(_picture, folder / e["file"]), e["category"]) for e in found]
     return [replace(s, name=" ".join(PurePosixPath(s.name).with_suffix("").parts)) for s in samples(source, n)]
 
 
@@ -85,37 +83,31 @@ def samples(source: str | Path, n: int | None = None, masks: str | Path | None =
     if source == "gallery":
         return [replace(s, name=f"{i:02d} {s.label}") for i, s in enumerate(samples(f"scenes:test:{n or 20}"), 1)]
     if str(source).startswith("scenes:"):
-        seeds = _seeds(str(source), scenes.SPLITS, scenes.SPLIT_SIZE)[:n]
-        kinds = [scenes.CLASSES[seed % len(scenes.CLASSES)] for seed in seeds]
-        named = zip([f"scene {seed}" for seed in seeds], seeds, kinds, strict=True)
-        return [Sample(name, partial(_scene, seed), kind, True, name) for name, seed, kind in named]
+        drawn = [(f"scene {seed}", seed, kind) for seed, kind in _seeds(str(source), scenes)]
+        return [Sample(name, partial(_scene, seed), kind, True, name) for name, seed, kind in drawn[:n]]
     folder, where = ROOT / source, ROOT / (masks or f"{source}/masks")
     if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {str(source)!r}; give 'gallery', scenes:test:60, a folder of pictures, "
-            "or, for pictures(), wikimedia:dogs,cats."
-        )
-    if masks is not None and not where.exists():
-        raise FileNotFoundError(f"There is nothing at {str(masks)!r}; masks are a folder of PNG files or a COCO file.")
+        raise FileNotFoundError(f"There is no folder {str(source)!r}; give a folder, 'gallery' or 'scenes:test:60'.")
     files = _in_turns(folder)
-    find = _coco(where, [path.name for _, path in files]) if where.is_file() else partial(_png, where)
-    found = []
+    find, found = _coco(where, [path.name for _, path in files]) if where.is_file() else partial(_png, where), []
     for label, path in files[:n]:
-        key, mask = find(path.relative_to(folder), label)
-        name, key = path.relative_to(folder).as_posix(), sha256(path) + key
-        found.append(Sample(name, partial(_picture, path, mask), label, mask is not None, key))
+        name = path.relative_to(folder)
+        key, mask = find(name, label)
+        read = partial(_picture, path, mask)
+        found.append(Sample(name.as_posix(), read, label, mask is not None, sha256(path) + key))
     if masks is not None and not any(sample.masked for sample in found):
-        raise ValueError(f"{str(masks)!r} holds no mask for any picture, not even for {found[0].name}.")
+        raise ValueError(f"{str(masks)!r} holds no mask for any picture; give a folder of PNG files or a COCO file.")
     return found
 
 
-def _seeds(source: str, splits: Mapping[str, int], size: int) -> range:
-    """The seeds that `"scenes:test:60"` or `"retinas:test:3"` stands for."""
+def _seeds(source: str, room: ModuleType) -> list[tuple[int, str]]:
+    """The seeds that `"scenes:test:60"` or `"retinas:test:3"` stands for, with their classes."""
     kind, split, count = (*source.split(":", 2), "")[:3]
-    if split not in splits or not count.isdecimal() or not 1 <= int(count) <= size:
-        known = ", ".join(splits)
+    if split not in room.SPLITS or not count.isdecimal() or not 1 <= int(count) <= room.SPLIT_SIZE:
+        known = ", ".join(room.SPLITS)
         raise ValueError(f"There are no {kind} {source!r}; write {kind}:SPLIT:COUNT with a split of {known}.")
-    return range(splits[split], splits[split] + int(count))
+    first = room.SPLITS[split]
+    return [(seed, room.CLASSES[seed % len(room.CLASSES)]) for seed in range(first, first + int(count))]
 
 
 def _scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -124,12 +116,12 @@ def _scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _in_turns(folder: Path) -> list[tuple[str | None, Path]]:
-    """The pictures of a folder with their classes, its sub-folders: one of each class before the second of any."""
+    """The pictures of a folder and their classes: one of each class before the second of any."""
     classes = sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith(".") and d.name != "masks")
     if not classes:
         return [(None, path) for path in list_images(folder)]
-    numbered = [(i, d.name, path) for d in classes for i, path in enumerate(list_images(d))]
-    return [(label, path) for _, label, path in sorted(numbered, key=lambda one: one[0])]
+    turns = zip_longest(*([(d.name, path) for path in list_images(d)] for d in classes))
+    return [one for turn in turns for one in turn if one]
 
 
 def _picture(path: Path, mask: ReadMask | None = None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -140,16 +132,14 @@ def _picture(path: Path, mask: ReadMask | None = None) -> tuple[np.ndarray, np.n
     return pixels, inside
 
 
-# Masks: what changes when a mask does, and how to read it -------------------------------------------------------------
-
-
 def _png(folder: Path, name: PurePath, label: str | None) -> tuple[str, ReadMask | None]:
+    """What changes when the mask of a picture does, and how to read it."""
     path = folder / name.with_suffix(".png")
     return (sha256(path), lambda: read_image(path).any(-1)) if path.is_file() else ("", None)
 
 
 def _coco(path: Path, names: Sequence[str]) -> Callable[[PurePath, str | None], tuple[str, ReadMask | None]]:
-    """Masks from a COCO file: all objects of the picture's class, where it names one of the categories, else all.
+    """The same from a COCO file: all objects of the picture's class, where it names one of the categories, else all.
 
     The folders in its names may be others than ours; then the bare name counts, where it is the only one on both sides.
     """
@@ -167,10 +157,9 @@ def _coco(path: Path, names: Sequence[str]) -> Callable[[PurePath, str | None], 
 
     def union(image: dict, things: list[dict]) -> np.ndarray:
         try:
-            for shape in (thing["segmentation"] for thing in things):
-                if isinstance(shape, dict) and isinstance(shape["counts"], list):
-                    # of wrong run lengths pycocotools makes a mask from memory that is not its own
-                    assert sum(shape["counts"]) == image["height"] * image["width"], "run lengths of another size"
+            for counts in (thing["segmentation"]["counts"] for thing in things if "counts" in thing["segmentation"]):
+                if isinstance(counts, list) and sum(counts) != image["height"] * image["width"]:
+                    raise ValueError("run lengths of another size")  # pycocotools would read beyond its memory
             return np.any([coco.annToMask(thing) for thing in things], axis=0)
         except Exception as error:  # pycocotools raises bare Exceptions too
             raise ValueError(f"{path.name} has no sound mask for {image['file_name']} ({error!r}).") from None
@@ -183,9 +172,6 @@ def _coco(path: Path, names: Sequence[str]) -> Callable[[PurePath, str | None], 
         return (fingerprint(image, things), partial(union, image, things)) if things else ("", None)
 
     return find
-
-
-# Volumes --------------------------------------------------------------------------------------------------------------
 
 
 def volume_samples(source: Any, **reading: Any) -> list[Sample]:
@@ -204,11 +190,9 @@ def volume_samples(source: Any, **reading: Any) -> list[Sample]:
         return [one for each in source for one in volume_samples(each, **reading)]
     if isinstance(source, str) and source.startswith("retinas:"):
         shape = retinas.FULL if source.endswith(":full") else retinas.SMALL
-        seeds = _seeds(source.removesuffix(":full"), retinas.SPLITS, retinas.SPLIT_SIZE)
-        kinds = [retinas.CLASSES[seed % len(retinas.CLASSES)] for seed in seeds]
         return [
             Sample(f"{kind}_{seed:06d}", partial(_eye, seed, shape, reading), kind, True, f"retina {seed} {shape}")
-            for seed, kind in zip(seeds, kinds, strict=True)
+            for seed, kind in _seeds(source.removesuffix(":full"), retinas)
         ]
     if isinstance(source, (Volume, np.ndarray)):
         volume = read_volume(source, **reading)
