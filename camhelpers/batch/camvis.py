@@ -267,7 +267,7 @@ class _Run:
         options = {"alpha": s.alpha, "seed": s.seed, "samples": s.samples, "spread": s.spread}
         heat, raw, clipped_at, divided_by = ex.heat(method, **options, percentile=s.percentile)
         blank, clipped = bool(raw.max() <= 0), {"clipped_at": float(clipped_at)} if gradient else {}
-        where = localisation.attention(heat, volume.spacing)
+        where = localisation.heat_summary(heat, volume.spacing)
         where["hottest_slice_from_1"] = where.pop("hottest_slice") + 1  # as the previews and ImageJ count
         about = {
             "normalisation": {"rule": RULE, **clipped, "divided_by": float(divided_by)},
@@ -278,7 +278,7 @@ class _Run:
         }
         if mask is not None and mask.any():  # against all of the heat: where it is cut off, it has no one maximum
             whole = ex.heat(method, **options, percentile=100).heatmap if gradient else heat
-            about["lesion"] = _plain(localisation.lesion(whole, mask, volume.spacing), volume)
+            about["lesion"] = _plain(localisation.lesion_scores(whole, mask, volume.spacing), volume)
         of = "" if s.target is None else f" of {ex.classes[s.target]}"
         title = f"{stem.name}: {ex.title()} · {cams.title(method)}{of}{' (blank)' if blank else ''}"
         size, mixed = (heat.shape, _spacing(volume)), export.overlay_pages(volume.data, heat, s.opacity, s.cmap)

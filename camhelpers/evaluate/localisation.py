@@ -1,7 +1,6 @@
 """Heat against masks of any number of axes, and where in a volume heat lies."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,9 +11,7 @@ def relevance_mass(heat: np.ndarray, mask: np.ndarray) -> float:
     >>> relevance_mass(np.array([[1.0, 3.0]]), np.array([[False, True]]))
     0.75
     """
-    _check(heat, mask)
-    total = float(heat.sum())
-    return float(heat[mask].sum()) / total if total > 0 and mask.any() else float("nan")
+    return float(heat[mask].sum()) / float(heat.sum()) if _meet(heat, mask) else float("nan")
 
 
 def relevance_rank(heat: np.ndarray, mask: np.ndarray) -> float:
@@ -26,8 +23,7 @@ def relevance_rank(heat: np.ndarray, mask: np.ndarray) -> float:
     >>> relevance_rank(np.array([0.9, 0.5, 0.1, 0.0]), np.array([True, False, True, False]))
     0.5
     """
-    _check(heat, mask)
-    if not (heat.max() > 0 and mask.any()):
+    if not _meet(heat, mask):
         return float("nan")
     k = int(mask.sum())
     last = np.partition(heat, -k, axis=None)[-k]
@@ -47,8 +43,7 @@ def pointing_hit(
     """
     from scipy.spatial import KDTree
 
-    _check(heat, mask)
-    if not (heat.max() > 0 and mask.any()):
+    if not _meet(heat, mask):
         return float("nan")
     if tolerance == 0:
         return float(mask[heat == heat.max()].mean())
@@ -66,51 +61,40 @@ def iou(heat: np.ndarray, mask: np.ndarray, threshold: float) -> float:
     >>> iou(np.array([1.0, 0.6, 0.2]), np.array([True, False, False]), 0.5)
     0.5
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"The threshold is {threshold}; it is a share of the maximum, above 0 and up to 1.")
-    _check(heat, mask)
-    if not (heat.max() > 0 and mask.any()):
+    if not _meet(heat, mask):
         return float("nan")
     found = heat >= threshold * heat.max()
     return float((found & mask).sum() / (found | mask).sum())
 
 
-def calibrate_threshold(
-    heats: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
-    thresholds: Sequence[float] = tuple(np.arange(1, 100) / 100),
-) -> float:
-    """The threshold with the best mean IoU on pictures that are kept for choosing it; the lowest, where several are."""
-    _pairs(heats, masks)
-    usable = [(h, m) for h, m in zip(heats, masks, strict=True) if h.max() > 0 and m.any()]
+def calibrate_threshold(heats: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> float:
+    """The threshold with the best mean IoU, of 0.01 to 0.99, on pictures that are kept for choosing it."""
+    usable = [(h, m) for h, m in zip(heats, masks, strict=True) if _meet(h, m)]
     if not usable:
         raise ValueError("Every map is blank or every mask empty, so no threshold can be chosen.")
+    thresholds = np.arange(1, 100) / 100
     scores = np.zeros(len(thresholds))
     for heat, mask in usable:  # sorted once, a map answers every threshold
-        levels = np.asarray(thresholds, float) * heat.max()
+        levels = thresholds * heat.max()
         found, hits = (h.size - np.searchsorted(np.sort(h), levels) for h in (heat.ravel(), heat[mask]))
         scores += hits / (found + mask.sum() - hits)
     return float(thresholds[int(scores.argmax())])
 
 
-def pxap(heats: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> float:
-    """Pixel average precision (Choe et al., 2020): the area under precision and recall over the pixels of all pictures.
+def average_precision(heat: np.ndarray, mask: np.ndarray) -> float:
+    """The area under precision and recall over the pixels; every distinct heat is a threshold (Choe et al., 2020).
 
-    Each map is divided by its maximum first; every distinct heat is a threshold. A blank map among others stays in the
-    pool with no pixel found. One map and one mask in a list give the average precision of a picture. NaN if all maps
-    are blank or all masks are empty.
+    NaN for a blank map or an empty mask.
 
-    >>> pxap([np.array([0.8, 0.4, 0.2])], [np.array([True, False, True])])
+    >>> average_precision(np.array([0.8, 0.4, 0.2]), np.array([True, False, True]))
     0.8333333333333333
     """
-    _pairs(heats, masks)
-    heat = np.concatenate([(h / (h.max() or 1)).ravel() for h in heats])
-    inside = np.concatenate([m.ravel() for m in masks])
-    if not (heat.any() and inside.any()):
+    if not _meet(heat, mask):
         return float("nan")
-    order = np.argsort(-heat)
-    last = np.append(np.diff(heat[order]) != 0, True)  # tied pixels are found together
-    hits, found = np.cumsum(inside[order])[last], np.flatnonzero(last) + 1
+    share = heat.ravel() / heat.max()
+    order = np.argsort(-share)
+    last = np.append(np.diff(share[order]) != 0, True)  # tied pixels are found together
+    hits, found = np.cumsum(mask.ravel()[order])[last], np.flatnonzero(last) + 1
     return float(np.sum(np.diff(hits, prepend=0) * (hits / found)) / hits[-1])
 
 
@@ -155,22 +139,6 @@ def oracle(mask: np.ndarray) -> np.ndarray:
     return np.where(mask, 0.5 + inside / inside.max() / 2, 0.5 - outside / outside.max() / 2).astype(np.float32)
 
 
-def class_contrast(heat_a: np.ndarray, heat_b: np.ndarray, mask_a: np.ndarray, mask_b: np.ndarray) -> float:
-    """Whether the heat follows the class that is asked for, in a picture with an object of each of two classes.
-
-    Of the heat on both objects, the share on A when asked for A, minus the same share when asked for B: 1 where each
-    class finds its own object, exactly 0 for a map that ignores the class, -1 where they are exchanged. NaN where a map
-    puts no heat on either object.
-    """
-    shares = []
-    for heat in (heat_a, heat_b):
-        _check(heat, mask_a)
-        _check(heat, mask_b)
-        a, b = float(heat[mask_a].sum()), float(heat[mask_b].sum())
-        shares.append(a / (a + b) if a + b > 0 else float("nan"))
-    return shares[0] - shares[1]
-
-
 def part_heat(heat: np.ndarray, parts: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The share of all heat on each visible part; NaN for a blank map."""
     return {name: relevance_mass(heat, mask) for name, mask in parts.items() if mask.any()}
@@ -187,36 +155,27 @@ def part_correlation(drops: Mapping[str, float], heat_by_part: Mapping[str, floa
     """
     from scipy.stats import rankdata
 
-    if drops.keys() != heat_by_part.keys():
-        raise ValueError(f"The parts differ: {', '.join(drops)} against {', '.join(heat_by_part)}.")
     values = np.array([[drops[name], heat_by_part[name]] for name in drops]).T.reshape(2, -1)
     if values.shape[1] < 3 or np.isnan(values).any() or (np.ptp(values, axis=1) == 0).any():
         return float("nan")
-    ranks = rankdata(values, axis=1)
-    return float(np.round(np.corrcoef(ranks)[0, 1], 12))
+    return float(np.round(np.corrcoef(rankdata(values, axis=1))[0, 1], 12))
 
 
-def _check(heat: np.ndarray, mask: np.ndarray) -> None:
+def _meet(heat: np.ndarray, mask: np.ndarray) -> bool:
+    """Whether there is heat and something to find; says what fits neither."""
     if heat.shape != mask.shape or mask.dtype != bool:
         raise ValueError(
             f"The mask must be boolean and of the heat's shape {heat.shape}, not {mask.dtype} {mask.shape}."
         )
     if not heat.min() >= 0 or not np.isfinite(heat.max()):
         raise ValueError("The heat must be finite and not negative; take explain's maps, or clip yours at 0.")
+    return bool(heat.max() > 0 and mask.any())
 
 
-def _pairs(heats: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> None:
-    if len(heats) != len(masks) or len(heats) == 0:
-        raise ValueError(f"{len(heats)} maps and {len(masks)} masks; give one mask for each map, and at least one.")
-    for heat, mask in zip(heats, masks, strict=True):
-        _check(heat, mask)
-
+# Where in a volume heat lies ------------------------------------------------------------------------------------------
 
 AXES = ("slice", "depth", "width")
 """What the axes of `(Z, Y, X)` are called: the slices, and within a slice its rows and columns."""
-
-TOLERANCE = 0.15
-"""Millimetres by which the hottest voxel may miss a lesion in the pointing game."""
 
 
 def profile(heat: np.ndarray, axis: int = 0) -> np.ndarray:
@@ -225,29 +184,21 @@ def profile(heat: np.ndarray, axis: int = 0) -> np.ndarray:
     >>> profile(np.array([[[1.0, 1.0]], [[0.0, 6.0]]])).tolist()
     [0.25, 0.75]
     """
-    _check_volume(heat)
-    if axis not in (0, 1, 2):
-        raise ValueError(f"axis is {axis!r}; it is 0 ({AXES[0]}), 1 ({AXES[1]}) or 2 ({AXES[2]}).")
     found = heat.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64)
     return found / found.sum() if found.sum() > 0 else found
 
 
-def attention(heat: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+def heat_summary(heat: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
     """Where the heat is, in a few numbers: its hottest slice, its middle along each axis in mm, how focused it is.
 
     `focus` is the smallest share of the volume that holds half of all heat: small for a spot, 0.5 for a haze. NaN for a
     blank map, which is nowhere.
     """
-    _check_volume(heat, spacing)
     shares = [profile(heat, axis) for axis in range(3)]
-    blank = not heat.any()
-    found = {
-        "hottest_slice": float("nan") if blank else float(shares[0].argmax()),
-        "share_of_hottest_slice": float("nan") if blank else float(shares[0].max()),
-    }
+    found = {"hottest_slice": float(shares[0].argmax()), "share_of_hottest_slice": float(shares[0].max())}
     for name, share, step in zip(AXES, shares, spacing, strict=True):
-        found[f"{name}_mm"] = float("nan") if blank else float((share * (np.arange(len(share)) + 0.5)).sum() * step)
-    return {**found, "focus": float("nan") if blank else _focus(heat)}
+        found[f"{name}_mm"] = float((share * (np.arange(len(share)) + 0.5)).sum() * step)
+    return {**found, "focus": _focus(heat)} if heat.any() else dict.fromkeys([*found, "focus"], float("nan"))
 
 
 def _focus(heat: np.ndarray) -> float:
@@ -261,8 +212,8 @@ def _focus(heat: np.ndarray) -> float:
     return float((count[:last].sum() + within * count[last]) / heat.size)
 
 
-def lesion(
-    heat: np.ndarray, mask: np.ndarray, spacing: Sequence[float], tolerance: float = TOLERANCE
+def lesion_scores(
+    heat: np.ndarray, mask: np.ndarray, spacing: Sequence[float], tolerance: float = 0.15
 ) -> dict[str, float]:
     """How heat meets a lesion, voxel by voxel; NaN where the map is blank or there is no lesion.
 
@@ -270,9 +221,6 @@ def lesion(
     average precision over voxels, the lift over the lesion's share of the volume, and by how many millimetres the
     middle of the heat misses that of the lesion in depth.
     """
-    _check_volume(heat, spacing)
-    if mask.shape != heat.shape or mask.dtype != bool:
-        raise ValueError(f"The mask must be boolean and {heat.shape} as the heat is, not {mask.dtype} {mask.shape}.")
     depth = (np.arange(heat.shape[1]) + 0.5) * spacing[1]
     missed = float(profile(heat, 1) @ depth - profile(mask.astype(np.float32), 1) @ depth)
     return {
@@ -280,14 +228,7 @@ def lesion(
         "pointing_exact": pointing_hit(heat, mask, 0),
         "relevance_mass": relevance_mass(heat, mask),
         "relevance_rank": relevance_rank(heat, mask),
-        "average_precision": pxap([heat], [mask]),
+        "average_precision": average_precision(heat, mask),
         "lift": lift(heat, mask),
-        "depth_error_mm": missed if heat.any() and mask.any() else float("nan"),
+        "depth_error_mm": missed if _meet(heat, mask) else float("nan"),
     }
-
-
-def _check_volume(heat: Any, spacing: Sequence[float] = (1, 1, 1)) -> None:
-    if not isinstance(heat, np.ndarray) or heat.ndim != 3 or not np.isfinite(heat).all() or heat.min() < 0:
-        raise ValueError("The heat must be an array (Z, Y, X) of finite numbers that are not negative.")
-    if len(spacing) != 3 or not all(np.isfinite(step) and step > 0 for step in spacing):
-        raise ValueError(f"The spacing is {spacing}; give three lengths above 0 in mm: (z, y, x).")

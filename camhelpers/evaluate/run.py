@@ -38,7 +38,7 @@ LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pointing_exact": partial(metrics.pointing_hit, tolerance=0),
     "relevance_mass": metrics.relevance_mass,
     "relevance_rank": metrics.relevance_rank,
-    "average_precision": lambda heat, mask: metrics.pxap([heat], [mask]),
+    "average_precision": metrics.average_precision,
     "lift": metrics.lift,
     "lift_over_centre": lambda heat, mask: metrics.lift(heat, mask, metrics.centre_prior(heat.shape)),
 }

@@ -233,7 +233,7 @@ def test_the_metadata_says_what_a_map_was_divided_by(tmp_path, net, small, quick
         error = {"rtol": 1e-5, "atol": 1e-6 * rule["divided_by"]}
         np.testing.assert_allclose(heat * rule["divided_by"], resized.numpy(), **error)
         unclipped = ex.heatmap(method, **{**options, "percentile": 100})  # scores of a lesion are of all of the heat
-        expected = camvis.localisation.lesion(unclipped, mask, (1, 1, 1))
+        expected = camvis.localisation.lesion_scores(unclipped, mask, (1, 1, 1))
         assert record["methods"][method]["lesion"] == pytest.approx(expected, abs=1e-6)
     assert rule["clipped_at"] == pytest.approx(np.percentile(raw, 90))
 

@@ -64,8 +64,6 @@ CASES = [
     (plain(localisation.relevance_mass, HEAT, HEAT), "boolean and of the heat's shape"),
     (plain(localisation.pointing_hit, HEAT - 1, MASK), "finite and not negative"),
     (plain(localisation.relevance_rank, HEAT + np.inf, MASK), "finite and not negative"),
-    (plain(localisation.iou, HEAT, MASK, 0), "The threshold is 0"),
-    (plain(localisation.pxap, [HEAT], [MASK, MASK]), "1 maps and 2 masks"),
     (plain(localisation.calibrate_threshold, [0 * HEAT], [MASK]), "no threshold can be chosen"),
     (of_model(sanity.randomisation, []), "no picture to examine"),
     (of_model(sanity.randomised, ["layer9"]), "no part 'layer9'; it has fc, layer4"),

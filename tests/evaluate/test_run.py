@@ -89,7 +89,7 @@ def test_values_are_those_of_the_functions_that_define_them(net, shown, found):
         assert values(here, metric="deletion", baseline="zero")[p.name] == pytest.approx(area, abs=1e-3)
         for metric, score in (
             ("relevance_mass", metrics.relevance_mass(heat[0], p.mask)),
-            ("average_precision", metrics.pxap([heat[0]], [p.mask])),
+            ("average_precision", metrics.average_precision(heat[0], p.mask)),
             ("pointing_game", metrics.pointing_hit(heat[0], p.mask)),
         ):
             assert values(here, metric=metric)[p.name] == pytest.approx(score, abs=1e-3)
