@@ -44,6 +44,9 @@ def test_a_batch_of_pictures_equals_its_singles(net, stack):
     pictures = [picture(48, 80, seed) for seed in range(3)]
     together = ch.explain(net, stack(pictures), layers=["layer2", "layer4"])
     assert together.heatmap().shape == (3, 48, 80) and together.overlay().shape == (3, 48, 80, 3)
+    mixed = ch.explain(net, [pictures[0], picture(90, 30)])  # no common size: as the model saw them
+    assert mixed.heatmap().shape == (2, 64, 64) and mixed.picture.shape == (2, 64, 64, 3)
+    np.testing.assert_allclose(mixed.picture[0], cv2.resize(pictures[0], (64, 64)), atol=0.1)
     for i, one in enumerate(pictures):
         alone = ch.explain(net, one, layers=["layer2", "layer4"])
         assert (together.label[i], together.title(i)) == (alone.label, alone.title())
@@ -55,12 +58,6 @@ def test_a_batch_of_pictures_equals_its_singles(net, stack):
             np.testing.assert_allclose(a, b, atol=1e-4, err_msg=name)
 
 
-def test_pictures_of_different_sizes_are_shown_as_the_model_saw_them(net):
-    ex = ch.explain(net, [picture(48, 80), picture(90, 30)])
-    assert ex.picture.shape == (2, 64, 64, 3) and ex.heatmap().shape == (2, 64, 64)
-    assert np.abs(ex.picture[0] - cv2.resize(picture(48, 80), (64, 64))).max() < 0.1
-
-
 def test_tensors_need_no_card_and_no_square():
     x = torch.randn(2, 3, 33, 160, generator=torch.Generator().manual_seed(0))
     ex = ch.explain(SmallResNet(3, widths=(4, 4, 4, 4)).eval(), x)
@@ -69,12 +66,6 @@ def test_tensors_need_no_card_and_no_square():
     native = ex.heatmap("layercam", size="native", normalize=False)
     expected = np.stack([cv2.resize(m, (160, 33), interpolation=cv2.INTER_LINEAR) for m in native])
     np.testing.assert_allclose(ex.heatmap("layercam", normalize=False), expected, atol=1e-5 * expected.max())
-
-
-def test_a_tensor_is_displayed_by_the_cards_statistics(net):
-    ex = ch.explain(net, net.card.prepare(picture())[None])
-    np.testing.assert_allclose(ex.picture, picture()[None], atol=1e-5)
-    assert np.allclose(ex.overlay(), ch.explain(net, picture()).overlay()[None], atol=1)
 
 
 def test_a_centre_crop_is_explained_where_it_was_seen(tiny_net):
@@ -91,14 +82,16 @@ def test_a_centre_crop_is_explained_where_it_was_seen(tiny_net):
     np.testing.assert_allclose(ex.heatmap("layercam", size="model"), crop.heatmap("layercam")[0], atol=1e-5)
 
 
-def test_a_grey_card_takes_one_channel():
-    net = SmallResNet(2, channels=1, widths=(4, 4, 4, 4)).eval()
-    ch.load_model(net, classes=2, size=(64, 64), mean=(0.5,), std=(0.25,))
+def test_a_grey_card_takes_one_channel_and_a_single_score_is_a_probability_by_its_sigmoid():
+    net = SmallResNet(1, channels=1, widths=(4, 4, 4, 4)).eval()
+    ch.load_model(net, classes=["fracture"], size=(64, 64), mean=(0.5,), std=(0.25,))
     luma = picture() @ np.float32([0.299, 0.587, 0.114])
     for source in (picture(), luma):
-        x = ch.explain(net, source).inputs
-        np.testing.assert_allclose(x[0, 0], (luma - 0.5) / 0.25, atol=1e-4)
-        np.testing.assert_allclose(ch.explain(net, x).picture[0], np.stack([luma] * 3, -1), atol=1e-4)
+        ex = ch.explain(net, source)
+        np.testing.assert_allclose(ex.inputs[0, 0], (luma - 0.5) / 0.25, atol=1e-4)
+        np.testing.assert_allclose(ch.explain(net, ex.inputs).picture[0], np.stack([luma] * 3, -1), atol=1e-4)
+    expected = 1 / (1 + np.exp(-ex.logits[0]))
+    assert ex.confidence == pytest.approx(expected) == ch.predict(net, [picture()])[0, 0] and expected < 0.99
 
 
 # what the model says -------------------------------------------------------------------------------------------------
@@ -112,14 +105,6 @@ def test_the_prediction(net):
     assert ex.confidence == ex.probabilities.max() and ex.title() == f"{ex.label} {round(100 * ex.confidence)} %"
     assert repr(ex) == f"<Explanation: {ex.title()}, layers layer4>"
     assert repr(ch.explain(net, [picture()] * 2)) == "<Explanation: batch of 2, layers layer4>"
-
-
-def test_a_single_score_has_the_probability_of_its_sigmoid():
-    net = ch.load_model(SmallResNet(1, widths=(4, 4, 4, 4)).eval(), classes=["fracture"], size=(64, 64))
-    ex = ch.explain(net, picture())
-    expected = 1 / (1 + np.exp(-ex.logits[0]))
-    assert ex.confidence == pytest.approx(expected) and expected < 0.99
-    assert ch.predict(net, [picture()])[0, 0] == pytest.approx(expected)
 
 
 def test_predict_in_batches_is_explain_one_by_one(net, tiny_net, cube):
@@ -214,23 +199,12 @@ def test_overlay_and_panel(net):
     assert batch.title(1) in [axes.get_title() for axes in batch.panel(index=1).axes]
 
 
-def test_a_segmentation_network_with_a_card_is_explained_all_the_same():
-    class Segmentation(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 2, 1)
-
-        def forward(self, x):
-            return {"out": self.head(self.conv(x).relu())}
-
-    ex = ch.explain(
-        ch.load_model(Segmentation(), classes=2, size=(32, 32)),
-        picture(),
-        layers="conv",
-        target=lambda out: out["out"][1].mean(),
-    )
+def test_a_network_that_scores_no_classes_is_explained_with_a_callable(tiny_net):
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 1))  # a segmentation
+    net.card = tiny_net().card
+    ex = ch.explain(net, picture(), layers="0", target=lambda out: out[1].mean())
     assert ex.heatmap().shape == (64, 64) and ex.heatmap("smoothgrad", samples=2).max() == 1
-    assert repr(ex) == "<Explanation: one picture, layers conv>" and ex.panel().axes[0].get_title() == ""
+    assert repr(ex) == "<Explanation: one picture, layers 0>" and ex.panel().axes[0].get_title() == ""
 
 
 # volumes -------------------------------------------------------------------------------------------------------------

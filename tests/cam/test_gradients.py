@@ -57,11 +57,9 @@ def test_the_closed_form_of_a_cube():
     s2 = 0.2**2  # the range is 2
     np.testing.assert_allclose(smoothgrad(found)[0], 3 * (x[0, 0] ** 2 + s2), atol=0.08)  # the mean of 3 (x + n)^2
     np.testing.assert_allclose(vargrad(found)[0], 9 * (4 * x[0, 0] ** 2 * s2 + 2 * s2**2), atol=0.15)
-
-
-def test_welford_keeps_its_digits_where_a_difference_of_squares_loses_them():
+    # Welford keeps its digits where a difference of squares loses them: gradients near 3e6 that vary by tens
     x = torch.full((1, 1, 8, 8), 1000.0)
-    x[..., 0, 0] = 1000.01  # a range of 0.01: gradients near 3e6 that vary by tens
+    x[..., 0, 0] = 1000.01
     exact, single = (noisy_gradients(Cubes(), each, [0], samples=20, spread=0.1) for each in (x.double(), x))
     np.testing.assert_allclose(single.variance.mean(), exact.variance.mean(), rtol=0.2)
 
@@ -91,16 +89,10 @@ def test_memory_does_not_grow_with_the_samples(case, monkeypatch):
     assert len(given) == 5 and max(alive) <= 1, "no gradient but the last one may still be held"
 
 
-def test_a_model_may_begin_in_place(case):
-    net, x = case
-    copied, inplace = (
-        noisy_gradients(nn.Sequential(nn.ReLU(flag), net), x - 0.5, [0, 1], samples=3) for flag in (0, 1)
-    )
+def test_a_model_may_begin_in_place_and_be_of_half_precision(tiny_net):
+    net, x = tiny_net(), torch.rand(2, 3, 64, 64) - 0.5
+    copied, inplace = (noisy_gradients(nn.Sequential(nn.ReLU(i), net), x, [0, 1], samples=3) for i in (False, True))
     torch.testing.assert_close(copied.mean, inplace.mean)
-
-
-def test_half_precision_is_for_the_network_alone(tiny_net):
-    net, x = tiny_net(), torch.rand(2, 3, 64, 64)
     assert noisy_gradients(net.bfloat16(), x.bfloat16(), [0, 1], samples=3).variance.dtype == torch.float32
     assert explain(net, x.bfloat16()).heatmap("smoothgrad", samples=3).dtype == np.float32
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 
 import camhelpers as ch
 from camhelpers.cam import methods
@@ -39,24 +38,20 @@ G = torch.tensor([[[[2.0, -1.0]], [[-2.0, 1.0]]]], dtype=torch.float64)
         ("xgradcam", [0, 0]),  # weights: (2*1 - 1*3) / 4 = -1/4 and (-2*2 + 0) / 2 = -2
         ("hirescam", [0, 0]),  # [2 - 4, -3 + 0]
         ("layercam", [2, 0]),  # [2*1 + 0, 0 + 1*0]
-        ("hybrid", [0, 0]),
     ],
 )
 def test_numbers_worked_by_hand(name, by_hand):
     assert method(name)(A, G)[0, 0].tolist() == pytest.approx(by_hand, abs=1e-15)
 
 
-def test_hybrid_worked_by_hand():
-    A = torch.tensor([[[[4.0, 1.0]]]], dtype=torch.float64)
-    G = torch.tensor([[[[1.0, 3.0]]]], dtype=torch.float64)  # Grad-CAM [1, 1/4], LayerCAM [4, 3] / 4
+def test_the_hybrid_and_the_gradient_methods_worked_by_hand():
+    A, G = torch.tensor([[[[4.0, 1.0]]]]), torch.tensor([[[[1.0, 3.0]]]])  # Grad-CAM [1, 1/4], LayerCAM [4, 3] / 4
     assert hybrid(A, G, alpha=0.5)[0, 0].tolist() == pytest.approx([1, (1 / 4 * 3 / 4) ** 0.5])
     assert hybrid(A, G)[0, 0].tolist() == pytest.approx([1, (1 / 4) ** 0.7 * (3 / 4) ** 0.3])
-
-
-def test_gradient_methods_worked_by_hand():
     found = NoisyGradients(torch.tensor([[[[1.0, -2]], [[-3, 1]]]]), torch.tensor([[[[1.0, 2]], [[3, 4]]]]))
-    assert methods.smoothgrad(found).tolist() == [[[4, 3]]]
-    assert methods.vargrad(found).tolist() == [[[4, 6]]]
+    assert methods.smoothgrad(found).tolist() == [[[4, 3]]] and methods.vargrad(found).tolist() == [[[4, 6]]]
+    heat = torch.tensor([[[1.0, 4.0]], [[0.0, 0.0]], [[-2.0, -1.0]], [[-2.0, 0.5]]])
+    assert unit(heat).tolist() == [[[0.25, 1]], [[0, 0]], [[0, 0]], [[0, 1]]]
 
 
 def exact(name: str, A: list, G: list) -> list[Fraction]:
@@ -78,41 +73,20 @@ def exact(name: str, A: list, G: list) -> list[Fraction]:
     return [max(sum(position), Fraction(0)) for position in zip(*maps, strict=True)]
 
 
-rationals = st.integers(-12, 12).map(lambda i: Fraction(i, 4))
-values = st.lists(st.tuples(rationals.map(abs), rationals), min_size=12, max_size=12)
+quarters = st.integers(-12, 12).map(lambda i: Fraction(i, 4))
+values = st.lists(st.tuples(quarters.map(abs), quarters), min_size=12, max_size=12)
 
 
-@given(name=st.sampled_from(PAPERS), values=values)
-@settings(max_examples=150, deadline=None)
-def test_the_papers_formulas_in_fractions(name, values):
-    A, G = ([[v[i] for v in values[c * 4 : c * 4 + 4]] for c in range(3)] for i in (0, 1))
-    a, g = (torch.tensor([[float(x) for x in row] for row in rows]).double().view(1, 3, 2, 2) for rows in (A, G))
+@given(name=st.sampled_from(PAPERS), values=values, scale=st.sampled_from([1, Fraction(1, 2**40), 2**20]))
+@settings(max_examples=200, deadline=None)
+def test_the_papers_formulas_in_fractions(name, values, scale):
+    # with gradients as small as in deep networks any epsilon in a denominator would show
+    A = [[a for a, _ in values[c * 4 : c * 4 + 4]] for c in range(3)]
+    G = [[g * scale for _, g in values[c * 4 : c * 4 + 4]] for c in range(3)]
+    a, g = (torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64) for rows in (A, G))
+    found = method(name)(a.view(1, 3, 2, 2), g.view(1, 3, 2, 2)).flatten().tolist()
     expected = [float(x) for x in exact(name, A, G)]
-    assert method(name)(a, g).flatten().tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)
-
-
-@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e6])
-def test_gradcam_plus_plus_needs_no_epsilon(scale):
-    # with gradients of 1e-3 an epsilon of 1e-6 would move this map by a tenth
-    A, G = pair(3, (1, 4, 3, 3), torch.float32)
-    a, g = A.double().numpy(), (G * scale).double().numpy()
-    alpha = g**2 / (2 * g**2 + a.sum((2, 3), keepdims=True) * g**3)
-    expected = np.maximum(((alpha * np.maximum(g, 0)).sum((2, 3), keepdims=True) * a).sum(1), 0)
-    found = method("gradcam++")(A, G * scale).numpy()
-    assert np.abs(found / found.max() - expected / expected.max()).max() < 1e-5
-
-
-def test_the_closed_form_of_a_pooled_linear_net():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)).double()
-    held = ch.capture(net, torch.randn(2, 2, 5, 7, dtype=torch.float64), "0")
-    A, G, w = held.A["0"], held.gradients(2)["0"], net[3].weight[2].detach()
-    torch.testing.assert_close(G, (w / 35).view(1, 3, 1, 1).expand_as(A), rtol=1e-13, atol=0)
-    expected = torch.einsum("k,nkhw->nhw", w / 35, A).relu()
-    positive = torch.einsum("k,nkhw->nhw", w.relu() / 35, A).relu()
-    # HiResCAM equals Grad-CAM here, as its paper proves
-    for name, right in (("gradcam", expected), ("hirescam", expected), ("layercam", positive)):
-        torch.testing.assert_close(method(name)(A, G), right, rtol=1e-12, atol=1e-15)
+    assert found == pytest.approx(expected, rel=1e-11, abs=1e-11 * float(scale))
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 3, 4), (2, 20, 3, 4), (1, 4, 2, 3, 4)], ids=["tall", "wide", "volume"])
@@ -120,10 +94,8 @@ def test_eigencam_is_the_first_singular_direction(shape):
     A, G = pair(1, shape)
     for a, found in zip(A, eigencam(A, G), strict=True):
         u, s, _ = np.linalg.svd(a.flatten(1).T.numpy(), full_matrices=False)
-        heat = u[:, 0] * s[0]
-        expected = np.maximum(heat * np.sign(heat.sum()), 0).reshape(shape[2:])
+        expected = np.maximum(u[:, 0] * s[0] * np.sign(u[:, 0].sum()), 0).reshape(shape[2:])
         np.testing.assert_allclose(found.numpy(), expected, atol=1e-10)
-    assert torch.equal(eigencam(A, G), eigencam(A, -3 * G))  # it asks no class
 
 
 # what holds for all --------------------------------------------------------------------------------------------------
@@ -145,22 +117,18 @@ def test_any_number_of_spatial_axes_and_a_batch_equals_its_singles(name, shape):
 def test_no_activation_or_no_positive_gradient_is_no_heat(name):
     A, G = pair(0, (1, 40, 3, 3))
     blank = [(torch.zeros_like(A), G), (torch.zeros_like(A)[:, :2], G[:, :2])]
-    if name != "eigencam":
+    if name != "eigencam":  # which asks no class
         blank += [(A, torch.zeros_like(G)), (A, -torch.ones_like(G))]
-    for a, g in blank:
-        heat = method(name)(a, g)
-        assert heat.count_nonzero() == 0 and unit(heat).isfinite().all()
+    assert all(method(name)(a, g).count_nonzero() == 0 for a, g in blank)
 
 
 def test_the_controls():
-    A, G = pair()
     before = torch.get_rng_state()
-    first, again, other = (method("random")(A, G, seed=s) for s in (1, 1, 2))
+    first, again, other = (method("random")(*pair(), seed=s) for s in (1, 1, 2))
     assert torch.equal(first, again) and torch.equal(first[1], other[0])  # the seed counts up
     assert not torch.equal(first[0], first[1]) and torch.equal(before, torch.get_rng_state())
     bell = method("centre")(*pair(0, (1, 2, 5, 7)))[0]
-    assert torch.allclose(bell, bell.flip(0)) and torch.allclose(bell, bell.flip(1))
-    assert bell.max() == bell[2, 3] == pytest.approx(1)
+    assert torch.allclose(bell, bell.flip(0)) and torch.allclose(bell, bell.flip(1)) and bell[2, 3] == pytest.approx(1)
     assert bell[2, 0] == pytest.approx(math.exp(-((3 / 7 / 0.25) ** 2) / 2))  # a deviation of a quarter of the side
 
 
@@ -172,10 +140,6 @@ def test_hybrid_ends_are_exactly_gradcam_and_layercam():
     assert (gradcam(A, G) == 0).any()  # zero to the power of zero is one
     assert torch.equal(hybrid(A, G, alpha=1), unit(gradcam(A, G)))
     assert torch.equal(hybrid(A, G, alpha=0), unit(layercam(A, G)))
-    # all gradients negative: LayerCAM is blank; activations below zero still give Grad-CAM evidence
-    A, G = -A, -torch.ones_like(G)
-    assert layercam(A, G).max() == 0 and gradcam(A, G).max() > 0
-    assert torch.equal(hybrid(A, G, alpha=1), unit(gradcam(A, G))) and hybrid(A, G, alpha=0.5).max() == 0
 
 
 seeds, alphas, scales = st.integers(0, 10_000), st.floats(0, 1), st.sampled_from([1e-6, 0.3, 1e6])
@@ -203,20 +167,14 @@ def test_hybrid_ignores_scales_and_the_order_of_channels_and_follows_that_of_pos
 # the registry --------------------------------------------------------------------------------------------------------
 
 
-def test_unit_divides_by_each_maximum_and_keeps_blank_maps_blank():
-    heat = torch.tensor([[[1.0, 4.0]], [[0.0, 0.0]], [[-2.0, -1.0]], [[-2.0, 0.5]]])
-    assert unit(heat).tolist() == [[[0.25, 1]], [[0, 0]], [[0, 0]], [[0, 1]]]
-
-
 def test_the_registry_says_how_figures_show_a_method_what_it_takes_and_what_it_costs():
     assert [name for name, found in METHODS.items() if "alpha" in found.takes] == ["hybrid"]
     assert {*METHODS} - {*cams()} == {"smoothgrad", "vargrad"} and method("vargrad").forwards == 25
     assert methods.controls() == ("random", "centre")
     assert len({found.colour for found in METHODS.values()}) == len({found.title for found in METHODS.values()}) == 11
-    assert (methods.title("gradcam++"), methods.title("oracle")) == ("Grad-CAM++", "Oracle")
-    assert (methods.colour("layercam"), methods.colour("oracle")) == ("#E69F00", "#000000")
+    assert methods.title("gradcam++") == "Grad-CAM++" and methods.colour("oracle") == "#000000"
     chosen = methods.variants(["hybrid", "gradcam", "hybrid"], [0.3, 0.3, 1])
-    assert chosen[:2] == [("hybrid", 0.3), ("hybrid", 1.0)] and chosen[2][0] == "gradcam" and math.isnan(chosen[2][1])
+    assert chosen[:2] == [("hybrid", 0.3), ("hybrid", 1.0)] and str(chosen[2:]) == "[('gradcam', nan)]"
 
 
 def test_a_method_of_ones_own_works_everywhere_with_one_registration(monkeypatch, tiny_net):
@@ -230,5 +188,4 @@ def test_a_method_of_ones_own_works_everywhere_with_one_registration(monkeypatch
     heat, full, half = ex.heatmap("plain"), *(ex.heatmap("plain", alpha=a, normalize=False) for a in (1, 0.5))
     assert heat.shape == (50, 70) and heat.min() == 0 and heat.max() == 1
     np.testing.assert_allclose(full, 2 * half, rtol=1e-5)
-    assert "Plain" in [axes.get_title() for axes in ex.panel("plain").axes]
-    assert "plain" in cams() and (methods.title("plain"), methods.colour("plain")) == ("Plain", "#123456")
+    assert "Plain" in [axes.get_title() for axes in ex.panel("plain").axes] and "plain" in cams()

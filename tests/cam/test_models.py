@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -47,28 +46,17 @@ def test_a_saved_model_comes_back_with_its_card(net, tmp_path, monkeypatch):
     assert load_model("net_v1.2", classes=["x", "y", "z"]).card.classes == ("x", "y", "z")
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize(
-    ("suffix", "nest"),
-    [("safetensors", ""), ("pth", ""), ("pt", "state_dict"), ("pt", "model_state_dict"), ("pt", "model")],
-)
-def test_a_state_dict_with_its_architecture(net, tmp_path, prefix, nest, suffix):
-    path, state = tmp_path / f"my.{suffix}", {prefix + name: tensor for name, tensor in net.state_dict().items()}
+@pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt"])
+@pytest.mark.parametrize("nest", ["", "state_dict", "model_state_dict", "model"])
+def test_a_state_dict_with_its_architecture(net, tmp_path, nest, suffix):
+    path, state = tmp_path / f"my.{suffix}", {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
     if suffix == "safetensors":
         save_file(state, path)
     else:
         torch.save({nest: state, "epoch": 3} if nest else state, path)
-    build = lambda: SmallResNet(3, **net.card.arguments)  # noqa: E731
-    again = load_model(str(path), architecture=build, classes=["x", "y", "z"], size=(64, 64))
+    again = load_model(str(path), architecture=lambda: SmallResNet(3, **net.card.arguments), classes=3, size=(64, 64))
     assert same_weights(net, again) and not again.training
-    assert (again.card.name, again.card.classes, again.card.size) == ("my", ("x", "y", "z"), (64, 64))
-
-
-def test_a_state_dict_of_a_torchvision_architecture(tmp_path):
-    net = torchvision.models.squeezenet1_1(num_classes=4)
-    torch.save(net.state_dict(), tmp_path / "s.pt")
-    again = load_model(tmp_path / "s.pt", architecture="squeezenet1_1", classes=4)
-    assert same_weights(net, again) and again.card.classes == ("class 0", "class 1", "class 2", "class 3")
+    assert again.card == Card("my", ("class 0", "class 1", "class 2"), "the given network", size=(64, 64))
 
 
 def test_a_network_of_ones_own_code_comes_back_by_its_name(tmp_path, monkeypatch):
@@ -98,14 +86,6 @@ def test_a_network_of_ones_own_gets_a_card_and_is_left_alone():
     assert (net.card.fit, net.card.size, net.card.classes) == ("crop", (64, 64), ("a", "b", "c"))
 
 
-def test_a_failed_save_leaves_nothing(tmp_path):
-    shared = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    shared[1].weight = shared[0].weight  # safetensors refuses tensors that share memory
-    with pytest.raises(RuntimeError):
-        save_model(shared, Card("x"), tmp_path / "x")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_hash_changes_with_any_weight(net, tiny_net):
     before = model_hash(net)
     assert before == model_hash(tiny_net()) and len(before) == 12
@@ -117,18 +97,22 @@ def test_the_hash_changes_with_any_weight(net, tiny_net):
 def test_cached_weights_load_with_class_names_and_preprocessing(name, tmp_path, monkeypatch):
     weights = torchvision.models.get_model_weights(name).DEFAULT
     extra = {"init_weights": False} if name == "googlenet" else {}
-    net = torchvision.models.get_model(name, weights=None, **extra)
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    torch.save(net.state_dict(), cache / Path(weights.url).name)
+    net, path = torchvision.models.get_model(name, weights=None, **extra), tmp_path / "hub/checkpoints"
+    path.mkdir(parents=True)
+    torch.save(net.state_dict(), path / Path(weights.url).name)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    again = load_model(name)
-    assert same_weights(again, net) and not again.training
+    again, preset = load_model(name), weights.transforms()
+    assert same_weights(again, net) and not again.training and again.card.fit == "crop"
     assert len(again.card.classes) == 1000 and again.card.classes[281] == "tabby"
-    picture = np.linspace(0.2, 0.8, 300 * 400 * 3, dtype=np.float32).reshape(300, 400, 3)
-    expected = weights.transforms()(torch.from_numpy(picture).permute(2, 0, 1))
-    torch.testing.assert_close(again.card.prepare(picture), expected, atol=1e-5, rtol=0)
+    assert (again.card.size, again.card.resize, again.card.mean) == (
+        (224, 224),
+        preset.resize_size[0],
+        tuple(preset.mean),
+    )
     # GoogLeNet's weights want their own statistics, which torchvision's builder switches on beside them
     assert getattr(again, "transform_input", False) is (name == "googlenet")
     with pytest.raises(ValueError, match="has an architecture and 1000 classes of its own; leave"):
         load_model(name, classes=["cat", "dog"])
+    torch.save(net.state_dict(), tmp_path / "mine.pt")  # a checkpoint of one's own of the same architecture
+    mine = load_model(tmp_path / "mine.pt", architecture=name, classes=1000)
+    assert mine.card.classes[281] == "class 281" and not getattr(mine, "transform_input", False)

@@ -55,44 +55,37 @@ def exchanged() -> nn.Module:
     return load_model("two.safetensors")
 
 
-def score(net: nn.Module, target: object, layer: str = "layer4") -> dict[str, torch.Tensor]:
-    return capture(net.eval(), X, layer).gradients(target)
+def score(net: nn.Module, target: object) -> dict[str, torch.Tensor]:
+    return capture(net.eval(), X, "conv" if isinstance(net, Outputs) else None).gradients(target)
+
+
+DETACHED = Outputs(lambda a: a.detach().mean((2, 3)))
 
 
 # fmt: off
 REFUSALS = [
     # layers
     (lambda n: capture(n, X, "layer5"), V, "no layer 'layer5'; it has stem, layer1, layer2,"),
-    (lambda n: capture(n, X, "layer4[-9]"), V, r"no layer 'layer4\[-9\]'; it has stem,"),
     (lambda n: capture(n, X, nn.ReLU()), V, "given ReLU is not a layer of this model"),
     (lambda n: capture(n, X, []), V, "layers is empty; name at least one"),
     (lambda n: capture(n, X, "fc"), V, r"'fc' gives \(2, 3\), which has no spatial map .*another"),
-    (lambda n: capture(n, X[..., :8, :8]), V, r"gives \(2, 16, 1, 1\), which has no spatial map"),
     (lambda n: capture(Outputs(lambda a: a), X, "unused"), V, "never reached layer 'unused'; name one"),
     (lambda n: layer_name(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))), V, "No layer with a spatial map was found"),
     # tensors
     (lambda n: capture(n, X[:, :1]), V, "has 1 channels; the model takes 3"),
     (lambda n: capture(n, X[0]), V, r"\(3, 64, 64\); the model takes \(N, C\) and 2 spatial axes"),
-    (lambda n: capture(n, X[:, :, None]), V, r"the model takes \(N, C\) and 2 spatial axes"),
     (lambda n: capture(n, X.double()), V, "input is torch.float64; the model takes torch.float32"),
     (lambda n: capture(n, X.byte()), T, r"takes a floating-point tensor \(N, C, \*spatial\)"),
-    (lambda n: capture(n, X[:0]), V, "batch is empty; give at least one"),
     (lambda n: capture(n, X / 0), V, "NaN or infinite values; clean it"),
     # targets
     (lambda n: score(n, 3), V, "Class 3 is out of range; .* classes 0 to 2"),
-    (lambda n: score(n, -1), V, "Class -1 is out of range"),
-    (lambda n: score(n, [0, 9]), V, "Class 9 is out of range"),
     (lambda n: score(n, [0]), V, "1 targets for a batch of 2; give one, or one for"),
-    (lambda n: score(n, 1.5), T, "target must be None, a class, one class a sample"),
-    (lambda n: score(n, [[0], [1]]), T, "target must be None, a class"),
     (lambda n: score(n, [None, 1]), T, "target must be None, a class"),
     (lambda n: score(n, lambda out: out), T, "must return one number, as a tensor"),
-    (lambda n: score(n, lambda out: 3.0), T, "must return one number, as a tensor"),
     (lambda n: score(n, lambda out: torch.tensor(1.0)), V, "depends neither on a captured layer nor on the input"),
-    (lambda n: score(Outputs(lambda a: a.detach().mean((2, 3))), 0, "conv"), V, "does the model detach its features"),
-    (lambda n: score(Outputs(lambda a: {"out": a}), 0, "conv"), T, "returns a dict, not logits; pass target="),
-    (lambda n: score(Outputs(lambda a: a), 0, "conv"), V, r"returns \(2, 4, 64, 64\), not \(N, classes\); pass target="),
-    (lambda n: explain(n, PICTURE, target="cow"), V, "no class 'cow'; it knows cat, dog, fish"),
+    (lambda n: score(DETACHED, 0), V, "does the model detach its features"),
+    (lambda n: score(Outputs(lambda a: {"out": a}), 0), T, "returns a dict, not logits; pass target="),
+    (lambda n: score(Outputs(lambda a: a), 0), V, r"returns \(2, 4, 64, 64\), not \(N, classes\); pass target="),
     (lambda n: explain(n, PICTURE).heatmap(target="cow"), V, "no class 'cow'; it knows cat"),
     (lambda n: resolve_target("cow", ()), V, "no class 'cow'; it knows no names of classes"),
     # pictures and volumes
@@ -100,7 +93,6 @@ REFUSALS = [
     (lambda n: explain(n, np.full((9, 9, 3), 200.0)), V, "must lie in 0..1: divide by 255"),
     (lambda n: explain(n, []), V, "no picture or volume to explain; give at least one"),
     (lambda n: explain(BARE, PICTURE), T, "no card .* load_model"),
-    (lambda n: explain(n.deep, CUBE[0]), V, "shape"),
     (lambda n: explain(n.deep, [CUBE, CUBE[:6]], size="native"), V, "differ in size; explain them one by one"),
     (lambda n: explain(n.deep, CUBE, size="full"), V, "size is 'full'; it is 'model'"),
     (lambda n: explain(n.deep, [CUBE]).volume, V, "not read as one volume"),
@@ -110,17 +102,15 @@ REFUSALS = [
     # heatmaps
     (lambda n: explain(n, PICTURE).heatmap("smothgrad"), V, "no method 'smothgrad'; choose one of gradcam,.*vargrad"),
     (lambda n: explain(n, PICTURE).heatmap("hybrid", alpha=1.1), V, "alpha is 1.1; it lies between"),
-    (lambda n: explain(n, PICTURE).heatmap("hybrid", alpha=np.nan), V, "alpha is nan; it lies between"),
     (lambda n: explain(n, PICTURE).heatmap(size="full"), V, "size is 'full'; it is 'input'"),
     (lambda n: explain(n, PICTURE).heatmap(layer="layer2"), V, "not captured, only layer4; ask for"),
     (lambda n: explain(n, PICTURE).heatmap(percentile=0), V, "percentile is 0; it lies above 0"),
     (lambda n: explain(n, PICTURE).heatmaps([]), V, "classes is empty; name at least one"),
     (lambda n: explain(n, PICTURE).heatmap("vargrad", samples=1), V, "take 2 samples or more"),
     (lambda n: noisy_gradients(n, X, [0, 0], spread=0), V, "a spread above 0"),
-    (lambda n: noisy_gradients(Outputs(lambda a: a.detach().mean((2, 3))), X, [0, 0]), V, "depends neither on a captured layer nor on the input"),
+    (lambda n: noisy_gradients(DETACHED, X, [0, 0]), V, "depends neither on a captured layer nor on the input"),
     (lambda n: methods.variants(["hybrid"], []), V, "no method to examine; name some of gradcam"),
     # cards
-    (lambda n: Card("x", mean=(0.5,), std=(0.2, 0.2)), V, "one positive number for each channel"),
     (lambda n: Card("x", mean=(0.5,), std=(0,)), V, "one positive number for each channel"),
     (lambda n: Card("x", size=32), V, "size is 32: "),
     (lambda n: Card("x", size=(8, 8, 8)).prepare(PICTURE), V, "takes inputs with 3 axes, not pictures; pass a tensor"),
@@ -130,16 +120,13 @@ REFUSALS = [
     (lambda n: load_model("tinny"), V, "no model 'tinny'; give a shipped one .*scenes.*, a classifier of torchvision"),
     (lambda n: load_model("none.pt", **SPEC), FileNotFoundError, r"There is no checkpoint 'none\.pt'"),
     (lambda n: stored({"weight": Code()}, **SPEC), V, r"holds more than weights \(pickled code\) and was refused"),
-    (lambda n: stored(b"", **SPEC), V, "is not a readable checkpoint"),
     (lambda n: stored(b"x" * 100, "bad.safetensors", **SPEC), V, "is not a readable checkpoint"),
     (lambda n: stored({"epoch": 3}, **SPEC), V, r"holds no state dict; save model.state_dict\(\)"),
     (lambda n: stored(BARE.state_dict()), V, "holds weights only; say architecture='resnet18'"),
-    (lambda n: stored(BARE.state_dict(), architecture="resnet18"), V, "weights only; say classes=.* .a count, or a list"),
+    (lambda n: stored(BARE.state_dict(), architecture="resnet18"), V, "weights only; say classes="),
     (lambda n: stored(BARE.state_dict(), **SPEC), V, "does not fit resnet18 with 3 classes: "),
     (lambda n: stored(BARE.state_dict(), architecture=lambda: SmallResNet(3)), V, "does not fit the given network: "),
-    (lambda n: stored(BARE.state_dict(), architecture="resnet9", classes=2), V, "no model 'resnet9'"),
     (lambda n: stored(BARE.state_dict(), architecture="nets:no", classes=2), V, "'nets:no' cannot be built"),
-    (lambda n: stored(BARE.state_dict(), architecture="torch.nn:No", classes=2), V, "'torch.nn:No' cannot be built"),
     (lambda n: load_model(BARE, classes=0), V, "at least one class"),
     (lambda n: load_model("scenes", classes="abc"), V, "classes is 'abc': "),
     (lambda n: load_model("scenes", classes=4), V, "does not fit small_resnet with 4 classes"),
