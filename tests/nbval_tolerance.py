@@ -20,19 +20,14 @@ import numpy as np
 import pytest
 from nbval.plugin import IPyNbCell
 from PIL import Image
+from scipy.ndimage import maximum_filter, minimum_filter
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
-PICTURES = ("image/png", "image/jpeg")
+from camhelpers.batch.pages import lasting
 
+RELATIVE, ABSOLUTE = 0.02, 1e-4
 # A number that stands for itself: "0.93", "-1e-05", "1,024", "98" of "98%"; not those in "layer4", "7x7" or "2.13.0".
 NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:(?<=\d)\.?|\.(?=\d))\d*(?:[eE][-+]?\d+)?(?!\w|\.\d)")
 EMBEDDED = re.compile(r"data:image/(?:png|jpeg|webp|gif);base64,([A-Za-z0-9+/=\s]+)")
-
-
-def pytest_addoption(parser):
-    group = parser.getgroup("nbval")
-    group.addoption("--nbval-rtol", type=float, default=0.02, help="relative tolerance of numbers (default 0.02)")
-    group.addoption("--nbval-atol", type=float, default=1e-4, help="absolute tolerance of numbers (default 1e-4)")
 
 
 def pytest_itemcollected(item):
@@ -50,33 +45,24 @@ def pytest_runtest_call(item):
 
 def compare(item, new, old):
     """Stand in for nbval's comparison of a cell's outputs: True, or False with a reason."""
-    options = item.config.option
-    reason = difference(old, new, options.nbval_rtol, options.nbval_atol, item.sanitize)
+    reason = difference(old, new)
     item.comparison_traceback = [reason] if reason else []
     return not reason
 
 
-def difference(old, new, rtol=0.02, atol=1e-4, sanitize=lambda text: text):
+def difference(old, new):
     """The first difference between the committed and the new outputs of a cell, in words; None if they agree."""
-    old, new = ([flat(out) for out in outputs if counts(out)] for outputs in (old, new))
+    old, new = ([flat(out) for out in lasting(outputs)] for outputs in (old, new))
     if len(old) != len(new):
         return f"{len(old)} outputs in the notebook, {len(new)} now:\n  {kinds(old)}\n  {kinds(new)}"
     for number, (before, now) in enumerate(zip(old, new, strict=True), start=1):
         if before.keys() != now.keys():
             return f"Output {number} is another kind of thing: {kinds([before])} in the notebook, {kinds([now])} now."
         for kind in before:
-            if kind in PICTURES:
-                reason = picture_difference(before[kind], now[kind])
-            else:
-                reason = text_difference(sanitize(before[kind]), sanitize(now[kind]), rtol, atol)
-            if reason:
+            differs = picture_difference if kind in ("image/png", "image/jpeg") else text_difference
+            if reason := differs(before[kind], now[kind]):
                 return f"Output {number} ({kind}): {reason}"
     return None
-
-
-def counts(output):
-    """Whether an output is compared at all."""
-    return output.get("name") != "stderr" and WIDGET not in output.get("data", {})
 
 
 def flat(output):
@@ -93,7 +79,7 @@ def kinds(outputs):
     return "; ".join(" + ".join(output) for output in outputs) or "nothing"
 
 
-def text_difference(old, new, rtol, atol):
+def text_difference(old, new):
     """How two texts differ beyond the tolerance, or None; pictures inside HTML are compared as pictures."""
     pictures = [EMBEDDED.findall(text) for text in (old, new)]
     old, new = (EMBEDDED.sub("PICTURE", text).replace("\N{MINUS SIGN}", "-") for text in (old, new))
@@ -106,10 +92,10 @@ def text_difference(old, new, rtol, atol):
         return f"the text differs:\n  in the notebook: {before}\n  now:             {now}"
     for before, now in zip(NUMBER.finditer(old), NUMBER.finditer(new), strict=True):
         a, b = (float(match[0].replace(",", "")) for match in (before, now))
-        if not math.isclose(a, b, rel_tol=rtol, abs_tol=atol):
+        if not math.isclose(a, b, rel_tol=RELATIVE, abs_tol=ABSOLUTE):
             start = old.rfind("\n", 0, before.start()) + 1
             line = old[start:].split("\n", 1)[0]
-            return f"{before[0]} in the notebook, {now[0]} now (tolerance {rtol:.1%}), in the line\n  {line}"
+            return f"{before[0]} in the notebook, {now[0]} now (tolerance {RELATIVE:.1%}), in the line\n  {line}"
     for before, now in zip(*pictures, strict=True):
         if reason := picture_difference(before, now):
             return f"a picture in the HTML: {reason}"
@@ -124,26 +110,21 @@ def picture_difference(old, new):
     old, new = blocks(old), blocks(new)
     # A block may lie anywhere between its neighbours: that forgives edges and letters that moved a little.
     beyond = np.maximum(outside(old, new), outside(new, old))
-    share = float((beyond > 0.1).mean())
-    mean = float(np.abs(old - new).mean())
-    if share > 0.004 or mean > 0.03:
-        row, column = np.unravel_index(beyond.argmax(), beyond.shape)
-        place = f"{'upper' if row < 32 else 'lower'} {'left' if column < 32 else 'right'}"
-        return (
-            f"the picture differs in {share:.1%} of its area, most in the {place} quarter (mean difference {mean:.3f})."
-        )
-    return None
+    share, mean = float((beyond > 0.1).mean()), float(np.abs(old - new).mean())
+    if share <= 0.004 and mean <= 0.03:
+        return None
+    row, column = np.unravel_index(beyond.argmax(), beyond.shape)
+    place = f"{'upper' if row < 32 else 'lower'} {'left' if column < 32 else 'right'}"
+    return f"the picture differs in {share:.1%} of its area, most in the {place} quarter (mean difference {mean:.3f})."
 
 
 def blocks(image):
     """A picture on white paper, shrunk to 64x64 colours in 0..1."""
-    paper = Image.new("RGBA", image.size, "white")
-    small = Image.alpha_composite(paper, image).convert("RGB").resize((64, 64), Image.Resampling.BOX)
-    return np.asarray(small, np.float32) / 255
+    paper = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return np.asarray(paper.resize((64, 64), Image.Resampling.BOX), np.float32) / 255
 
 
 def outside(inner, outer):
     """For each block, how far `inner` lies outside the range of `outer` in the 3x3 neighbourhood."""
-    padded = np.pad(outer, ((1, 1), (1, 1), (0, 0)), mode="edge")
-    around = np.stack([padded[i : i + 64, j : j + 64] for i in range(3) for j in range(3)])
-    return np.maximum(inner - around.max(0), around.min(0) - inner).max(-1)
+    low, high = (near(outer, (3, 3, 1), mode="nearest") for near in (minimum_filter, maximum_filter))
+    return np.maximum(inner - high, low - inner).max(-1)

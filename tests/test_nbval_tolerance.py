@@ -50,7 +50,7 @@ def panels(seed=0, moved=(0, 0), lettering="heat"):
     ],
 )
 def test_numbers_within_the_tolerance_pass(old, new):
-    assert text_difference(old, new, 0.02, 1e-4) is None
+    assert text_difference(old, new) is None
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def test_numbers_within_the_tolerance_pass(old, new):
     ],
 )
 def test_other_differences_fail(old, new):
-    assert text_difference(old, new, 0.02, 1e-4)
-    assert text_difference(new, old, 0.02, 1e-4)
+    assert text_difference(old, new)
+    assert text_difference(new, old)
 
 
 def test_the_message_names_the_number_and_its_line():
@@ -120,8 +120,8 @@ def test_pictures_inside_html_are_compared_as_pictures():
     def page(figure, **options):
         return f'<img width="600" src="data:image/png;base64,{encode(figure, **options)}">'
 
-    assert text_difference(page(panels()), page(panels(lettering="HEAT")), 0.02, 1e-4) is None
-    assert "a picture in the HTML" in text_difference(page(panels()), page(panels(seed=1)), 0.02, 1e-4)
+    assert text_difference(page(panels()), page(panels(lettering="HEAT"))) is None
+    assert "a picture in the HTML" in text_difference(page(panels()), page(panels(seed=1)))
 
 
 DRAW = """

@@ -87,7 +87,7 @@ class Settings:
     """Voxel size (z, y, x) in mm, where the file does not state it."""
     window: tuple[float, float] | None = None
     """The values (low, high) that are shown black and white."""
-    series: str | int | None = None
+    series: int | str | None = None
     """Which DICOM series, by UID or by number from 1."""
     orientation: Literal["LPS", "RAS", "stored"] | None = None
     """How a NIfTI is turned; as the model's card says unless given."""

@@ -3,13 +3,14 @@
 import re
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from ..files import ROOT, write_text
-from .notebooks import Board, Crew
+from .notebooks import Runner
 from .pages import lasting
 
 KEPT = ("tags", "slideshow", "jupyter")  # cell metadata that an author writes; tools write the rest
@@ -17,23 +18,21 @@ KEPT = ("tags", "slideshow", "jupyter")  # cell metadata that an author writes; 
 
 def renew(notebooks: list[Path], timeout: float) -> int:
     """Execute each notebook with its defaults and replace it by the normalised result; 1 if any failed, else 0."""
-    failures = 0
-    with tempfile.TemporaryDirectory(prefix="cam-") as folder:
-        crew = Crew(Path(folder), timeout, 1, Board())
-        try:
-            for path in notebooks:
-                outcome = crew.execute(path, {})
-                try:
-                    if outcome["status"] != "ok":
-                        raise ValueError(f"cell {outcome['error']['cell']}: {outcome['error']['message']}")
-                    executed = nbformat.read(Path(folder, path.name), as_version=4)
-                    write_text(path, nbformat.writes(normalise(executed)) + "\n")
-                except ValueError as error:
-                    failures += 1
-                    print(f"{path.stem} is left as it was; {error}", file=sys.stderr)
-        finally:
-            crew.stop()
-    return int(failures > 0)
+    failed = 0
+    with (
+        tempfile.TemporaryDirectory(prefix="cam-") as folder,
+        closing(Runner(Path(folder), timeout).execute((path, {}) for path in notebooks)) as finished,
+    ):
+        for path, outcome in finished:
+            try:
+                if error := outcome["error"]:
+                    raise ValueError(f"cell {error['cell']}: {error['message']}")
+                executed = nbformat.read(Path(folder, path.name), as_version=4)
+                write_text(path, nbformat.writes(normalise(executed)) + "\n")
+            except ValueError as error:
+                failed = 1
+                print(f"{path.stem} is left as it was; {error}", file=sys.stderr)
+    return failed
 
 
 def normalise(notebook: Any) -> Any:
@@ -52,22 +51,16 @@ def normalise(notebook: Any) -> Any:
             continue
         cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT if cell.metadata.get(key)})
         if cell.cell_type == "code":
-            cell.outputs = _merge_streams(lasting(cell.outputs))
-            for output in cell.outputs:
+            outputs, cell.outputs = lasting(cell.outputs), []
+            for output in outputs:
                 _refuse_what_changes(number, output)
+                before = cell.outputs[-1] if cell.outputs else output
+                if before is not output and before.output_type == output.output_type == "stream":
+                    before.text += output.text  # where a kernel cuts its stream is chance
+                else:
+                    cell.outputs.append(output)
         tidy.cells.append(cell)
     return tidy
-
-
-def _merge_streams(outputs: list[Any]) -> list[Any]:
-    """One stream where a kernel sent several in a row; where it cut them is chance."""
-    merged: list[Any] = []
-    for output in outputs:
-        if merged and output.output_type == merged[-1].output_type == "stream":
-            merged[-1].text += output.text
-        else:
-            merged.append(output)
-    return merged
 
 
 def _refuse_what_changes(number: int, output: Any) -> None:

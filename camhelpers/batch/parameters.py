@@ -1,17 +1,16 @@
-"""What a notebook can be asked for: its cell tagged `parameters`, read without running it."""
+"""What a notebook can be asked for: its cell tagged `parameters`, read without running it and checked by pydantic."""
 
 import ast
-import io
 import json
-import math
 import re
-import tokenize
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-SIMPLE = {"int": int, "float": float, "str": str, "bool": bool}
-WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+from pydantic import ConfigDict, Field, TypeAdapter
+
+HELP = re.compile(r"#\s*help\s+(?:\[([^\]]+?)\.\.([^\]]+)\]\s*)?(.*)")
 
 
 @dataclass(frozen=True)
@@ -19,50 +18,29 @@ class Parameter:
     """One line of a parameters cell: `alpha: float = 0.7  # help [0..1] Share of Grad-CAM`."""
 
     name: str
-    type: str
+    type: Any
     default: Any
     help: str = ""
-    choices: tuple = ()
-    optional: bool = False
-    many: bool = False
-    low: float = -math.inf
-    high: float = math.inf
-
-    @property
-    def allowed(self) -> str:
-        """What may be given, in words.
-
-        >>> Parameter("alpha", "float", 0.7, low=0, high=1).allowed
-        'float from 0 to 1'
-        """
-        text = "one of " + ", ".join(map(str, self.choices)) if self.choices else self.type
-        if self.low > -math.inf:
-            text += f" from {self.low:g} to {self.high:g}"
-        return ("list, each " if self.many else "") + text + (", or none" if self.optional else "")
+    allowed: str = ""
+    """What may be given, in words."""
 
     def parse(self, value: Any) -> Any:
         """Turn what a person typed (or a Python value) into the declared type, or say what is allowed.
 
-        >>> Parameter("layers", "str", [], many=True).parse("layer3,layer4")
+        >>> Parameter("layers", list[str], []).parse("layer3,layer4")
         ['layer3', 'layer4']
         """
-        text = value if isinstance(value, str) else json.dumps(value)
+        adapter = TypeAdapter(self.type, config=ConfigDict(allow_inf_nan=False, coerce_numbers_to_str=True))
         try:
-            if self.optional and text.lower() in ("none", "null"):
-                return None
-            if self.many:
-                return [self._one(item) for item in _items(text)]
-            return self._one(text)
+            meant = value
+            if isinstance(value, str) and NoneType in get_args(self.type) and value.lower() in ("none", "null"):
+                meant = None
+            elif isinstance(value, str) and get_origin(self.type) is list:
+                items = [item.strip() for item in value.split(",")]
+                meant = json.loads(value) if value.startswith("[") else list(filter(None, items))
+            return adapter.validate_python(meant)
         except ValueError:
-            raise ValueError(f"Parameter {self.name!r} takes {self.allowed}; got {text!r}.") from None
-
-    def _one(self, text: str) -> Any:
-        value = WORDS.get(text.lower()) if self.type == "bool" else SIMPLE[self.type](text)
-        if value is None or (self.choices and value not in self.choices):
-            raise ValueError
-        if self.type in ("int", "float") and not (self.low <= value <= self.high and math.isfinite(value)):
-            raise ValueError
-        return value
+            raise ValueError(f"Parameter {self.name!r} takes {self.allowed}; got {value!r}.") from None
 
 
 def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
@@ -78,55 +56,44 @@ def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
 def parse_cell(source: str) -> dict[str, Parameter]:
     """Read the lines `name: type = default  # help ...` of a parameters cell.
 
-    >>> parse_cell('alpha: float = 0.7  # help [0..1] Share of Grad-CAM')["alpha"].high
-    1.0
+    >>> parse_cell('alpha: float = 0.7  # help [0..1] Share of Grad-CAM')["alpha"].allowed
+    'float from 0 to 1'
     """
-    comments = {
-        token.start[0]: token.string.lstrip("# ").removeprefix("help ").strip()
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT and token.string.lstrip("# ").startswith("help ")
-    }
-    found = {}
+    found, lines = {}, source.splitlines()
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign):
             name = ast.unparse(node.targets[0])
             raise ValueError(f"parameter {name!r} has no type; write {name}: int = ... or the like.")
         if isinstance(node, ast.AnnAssign) and node.value is not None:
-            name = ast.unparse(node.target)
-            found[name] = _parameter(name, node, comments.get(node.end_lineno or 0, ""))
+            name, comment = ast.unparse(node.target), HELP.search(lines[node.end_lineno - 1])
+            low, high, text = comment.groups() if comment else (None, None, "")
+            kind, span = _type(name, node.annotation, low, high), f" from {low} to {high}" if low else ""
+            found[name] = Parameter(name, kind, ast.literal_eval(node.value), text.strip(), _words(kind, span))
     return found
 
 
-def _parameter(name: str, node: ast.AnnAssign, help_text: str) -> Parameter:
-    span = re.match(r"\[([^\]]+?)\.\.([^\]]+)\]\s*", help_text)
-    low, high = (float(span[1]), float(span[2])) if span else (-math.inf, math.inf)
-    help_text = help_text[span.end() :] if span else help_text
-    kind = _type(name, node.annotation)
-    return Parameter(name, default=ast.literal_eval(node.value), help=help_text, low=low, high=high, **kind)
+def _type(name: str, annotation: ast.expr, low: str | None, high: str | None) -> Any:
+    """The type that an annotation means, its numbers within a range; nothing but types can be named in it."""
+    types = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "Literal": Literal}
+    if low:
+        within = Field(ge=float(low), le=float(high))
+        types |= {"int": Annotated[int, within], "float": Annotated[float, within]}
+    try:
+        return eval(compile(ast.Expression(annotation), name, "eval"), {"__builtins__": {}}, types)
+    except (NameError, TypeError):
+        known = "int, float, str, bool, Literal[...], list[...], or one of these | None"
+        raise ValueError(f"parameter {name!r} is a {ast.unparse(annotation)}; use {known}.") from None
 
 
-def _type(name: str, node: ast.expr) -> dict[str, Any]:
-    """Read an annotation: int, float, str, bool, Literal[...], list[...], and any of them | None."""
-    match node:
-        case ast.Name(id=word) if word in SIMPLE:
-            return {"type": word}
-        case ast.BinOp(left=inner, op=ast.BitOr(), right=ast.Constant(value=None)):
-            return _type(name, inner) | {"optional": True}
-        case ast.Subscript(value=ast.Name(id="list"), slice=inner):
-            return _type(name, inner) | {"many": True}
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
-            values = ast.literal_eval(inner)
-            values = values if isinstance(values, tuple) else (values,)
-            return {"type": type(values[0]).__name__, "choices": values}
-    known = "int, float, str, bool, Literal[...], list[...], or one of these | None"
-    raise ValueError(f"parameter {name!r} is a {ast.unparse(node)}; use {known}.")
-
-
-def _items(text: str) -> list[str]:
-    """The members of a list given as JSON or with commas."""
-    if text.startswith("["):
-        return [item if isinstance(item, str) else json.dumps(item) for item in json.loads(text)]
-    return [item.strip() for item in text.split(",") if item.strip()]
+def _words(kind: Any, span: str) -> str:
+    inside = get_args(kind)
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, inside))
+    if get_origin(kind) is list:
+        return "list, each " + _words(inside[0], span)
+    if NoneType in inside:
+        return _words(inside[0], span) + ", or none"
+    return inside[0].__name__ + span if inside else kind.__name__
 
 
 def check(offered: dict[str, dict[str, Parameter]], given: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -65,7 +65,7 @@ def test_title_lead_and_key_figures(chapter):
 def test_the_overview_is_one_file(chapter, tmp_path):
     record = {"status": "ok", "seconds": 12.3, "parameters": {"alpha": 0.7, "<b>": "&"}, "error": None}
     failed = {"status": "failed", "seconds": 1.0, "parameters": {}, "error": {"cell": 3, "message": "<ValueError>"}}
-    path = pages.write_index(tmp_path, {"02_b": record | {"output": "notebooks/02_b.ipynb"}, "03_c": failed})
+    path = pages.write_overview(tmp_path, {"02_b": record | {"output": "notebooks/02_b.ipynb"}, "03_c": failed})
     page = path.read_text()
     assert not FETCHED.findall(page)
     assert 'href="notebooks/02_b.html"' in page and "Where does it look?" in page and "1 of 2 notebooks" in page
