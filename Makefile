@@ -2,9 +2,12 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
+JOBS ?= 2
+# Tests share the cores as processes; threads beside them would only get in their way.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab bench golden train clean
+.PHONY: help run test quick lab bench golden train clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,8 +17,12 @@ run: .venv/ready ## execute every notebook; results and an overview land in resu
 
 test: .venv/ready-dev ## lint, unit tests, doctests, comparisons with peers, and nbval over the notebooks
 	$(PY) -m ruff check .
-	$(PY) -m pytest -p tests.nbval_tolerance --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	$(PYTEST) -p tests.nbval_tolerance --nbval --nbval-current-env --nbval-cell-timeout 600 \
 		--doctest-modules camhelpers tests notebooks $(ARGS)
+
+quick: .venv/ready-dev ## lint and unit tests, within a minute: no notebook, no browser, nothing slow
+	$(PY) -m ruff check .
+	$(PYTEST) -q -m "not slow and not browser" tests $(ARGS)
 
 lab: .venv/ready ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks $(ARGS)

@@ -1,4 +1,4 @@
-"""The command line, `python -m camhelpers`: each command is a function, and tyro reads its options off the signature."""
+"""The command line, `python -m camhelpers`: a command is a function, and tyro reads its options off the signature."""
 
 import io
 import re
@@ -238,7 +238,7 @@ def _parsed(command: Callable[..., int | None], arguments: list[str]) -> Callabl
         with redirect_stdout(said), redirect_stderr(said):
             return tyro.cli(ready, args=arguments, prog=f"python -m camhelpers {command.__name__}", config=marks)
     except SystemExit as end:
-        text = re.sub(r" *\(default: (None|False)\)| +$", "", said.getvalue(), flags=re.M)
+        text = re.sub(r"\s*\(default:\s*(None|False)?\)| +$", "", said.getvalue(), flags=re.M)
         if end.code:  # tyro's report is a title, a rule, the message, a rule and advice
             message = " ".join(re.split(r"-{9,}", text)[1].split()).split(" Got errors:")[0]
             raise ValueError(re.sub(r"^Error parsing (plan|settings): ", "", message)) from None

@@ -1,3 +1,5 @@
+import os
+import shutil
 import subprocess
 import sys
 
@@ -5,74 +7,138 @@ import pytest
 
 from camhelpers import cli
 from camhelpers.datasets import training
+from camhelpers.evaluate import run as evaluation
 from camhelpers.files import ROOT
 from camhelpers.io import wikimedia
 
 
-def command(*arguments):
+def command(*arguments, **options):
     call = [sys.executable, "-m", "camhelpers", *map(str, arguments)]
-    return subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=100)
+    return subprocess.run(call, **{"capture_output": True, "text": True, "cwd": ROOT, "timeout": 100} | options)
 
 
 @pytest.fixture
 def folder(tmp_path, write_notebook):
-    write_notebook(
-        tmp_path / "nb/01_a.ipynb",
-        ("from typing import Literal\n\nsize: Literal['small', 'big'] = 'small'  # help How big", "parameters"),
-    )
+    size = "from typing import Literal\n\nsize: Literal['small', 'big'] = 'small'  # help How big"
+    write_notebook(tmp_path / "nb/01_a.ipynb", (size + "\nout: str = 'results'  # help Where", "parameters"))
     write_notebook(tmp_path / "nb/02_b.ipynb", ("n: int = 3  # help [1..9] A number", "parameters"))
+    write_notebook(tmp_path / "nb/03_c.ipynb", "# None")
     return tmp_path / "nb"
 
 
-def test_help_lists_the_commands():
-    result = command("--help")
-    assert result.returncode == 0
-    names = ("run", "parameters", "golden", "evaluate", "volume", "train", "fetch")
-    assert all(name in result.stdout for name in names)
+def test_help_lists_commands_and_options(capsys):
+    assert cli.main(["--help"]) == cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name:<12}{function.__doc__.split('.')[0]}" in out for name, function in cli.COMMANDS.items())
+    offered = {
+        "run": "-p -j --parameters --profile --jobs --force --out --timeout --folder (default: 3600) 03",
+        "golden": "--timeout --folder",
+        "evaluate": "--model --architecture --classes --images -n --masks --methods --alphas --layers --metrics --steps"
+        " --baselines --calibration --compare --seed --batch --out gradcam results/evaluation",
+        "volume": "--model --architecture --classes --volume --methods --split --session --resume --alpha --layer"
+        " --out --series --target --samples --spread --percentile --seed --size --opacity --cmap --spacing"
+        " --window --orientation",
+        "train": "NAME --pictures --epochs --seed --out",
+        "fetch": "CATEGORY -n --out (default: 20)",
+    }
+    for name, words in offered.items():
+        assert cli.main([name, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert not [word for word in words.split() if word not in out], name
+        assert "None" not in out and max(map(len, out.splitlines())) <= 120
+
+
+def test_the_command_starts_without_torch_and_without_being_installed(tmp_path):
+    """A copy that pip knows nothing about, whose `import torch` fails."""
+    shutil.copytree(ROOT / "camhelpers", tmp_path / "camhelpers", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "torch.py").write_text("raise ImportError('torch is not needed here')")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.metadata as m\nversion = m.version\n"
+        "def hidden(name):\n    if name == 'camhelpers': raise m.PackageNotFoundError(name)\n    return version(name)\n"
+        "m.version = hidden\n"
+    )
+    options = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(tmp_path)}}
+    assert command("run", "--help", **options).returncode == 0
+    call = [
+        sys.executable,
+        "-c",
+        "from camhelpers.files import VERSION, versions\nprint(versions()['camhelpers'], VERSION)",
+    ]
+    told = subprocess.run(call, capture_output=True, text=True, **options)
+    assert len(set(told.stdout.split())) == 1, told.stderr
 
 
 def test_parameters_are_listed(folder, capsys):
     assert cli.main(["parameters", "--folder", str(folder)]) == 0
-    lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
-    assert lines == [
-        ["01_a"],
-        ["size", "small", "one of small, big  How big"],
-        ["02_b"],
-        ["n", "3", "int from 1 to 9  A number"],
+    assert capsys.readouterr().out.splitlines() == [
+        "01_a",
+        "  size  small    one of small, big  How big",
+        "  out   results  str                Where",
+        "02_b",
+        "  n  3  int from 1 to 9  A number",
+        "03_c",
     ]
     assert cli.main(["parameters", "02", "--folder", str(folder)]) == 0
     assert "01_a" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("call", "says"),
     [
-        (["run", "09"], "camhelpers run: No notebook '09'; there are 01_a, 02_b."),
-        (["run", "-p", "size"], "camhelpers run: A parameter is given as name=value; got 'size'."),
-        (["run", "-p", "size=huge"], "camhelpers run: Parameter 'size' takes one of small, big; got 'huge'."),
-        (["run", "-p", "hue=1"], "camhelpers run: Unknown parameter 'hue'; the selected notebooks take n, size."),
-        (["run", "-j", "0"], "camhelpers run: The number of jobs and the time limit must be positive."),
-        (["golden", "09"], "camhelpers golden: No notebook '09'; there are 01_a, 02_b."),
+        ("run 09", "No notebook '09'; there are 01_a, 02_b, 03_c."),
+        ("run -p size", "A parameter is given as name=value; got 'size'."),
+        ("run -p size=huge", "Parameter 'size' takes one of small, big; got 'huge'."),
+        ("run -p n=5 -p hue=1", "Unknown parameter 'hue'; the selected notebooks take n, out, size."),
+        ("run 01 -p n=5", "Unknown parameter 'n'; the selected notebooks take out, size."),
+        ("run -p out=there", "The output folder is not set with a parameter; use --out."),
+        ("run -j 0", "The number of jobs and the time limit must be positive."),
+        ("run --timeout 0", "The number of jobs and the time limit must be positive."),
+        ("run -j x", "Error parsing -j/--jobs: invalid literal for int() with base 10: 'x'"),
+        ("run --colour", "Unrecognized options: --colour"),
+        ("golden 09", "No notebook '09'; there are 01_a, 02_b, 03_c."),
     ],
 )
-def test_bad_input_is_one_sentence(folder, capsys, arguments, says):
-    assert cli.main([*arguments, "--folder", str(folder)]) == 2
-    assert capsys.readouterr().err == says + "\n"
+def test_bad_input_is_one_sentence(folder, tmp_path, capsys, call, says):
+    name, *options = call.split()
+    assert cli.main([name, *options, "--folder", str(folder)]) == 2
+    assert capsys.readouterr() == ("", f"camhelpers {name}: {says}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["nb"]  # nothing was written
 
 
-def test_bad_input_at_the_shell(folder):
-    result = command("run", "-p", "n=ten", "--folder", folder)
-    assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr == "camhelpers run: Parameter 'n' takes int from 1 to 9; got 'ten'.\n"
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        ("paint", "no such command; there are run, parameters,"),
+        ("train unknown", "No recipe for 'unknown'; there are scenes"),
+        ("fetch", "No category"),
+        ("evaluate", "--images"),
+        ("evaluate --images x --alphas 2", "alphas.0 is 2.0"),
+        ("evaluate --images scenes:test:2 --methods gradcam --compare gradcam", "first:second; got 'gradcam'"),
+        ("volume --volume x --size huge", "'model', 'native'"),
+        ("volume --volume x --spacing 1 2", "--spacing"),
+        ("volume --volume x --window 4 -3", "The window is (4.0, -3.0)"),
+    ],
+)
+def test_other_bad_input_is_one_sentence_too(tmp_path, capsys, monkeypatch, call, word):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(call.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(f"camhelpers {call.split()[0]}: ") and word in err and err.count("\n") == 1
 
 
-def test_train_and_fetch_pass_on_what_was_given(monkeypatch, capsys):
+def test_commands_pass_on_what_was_given(monkeypatch):
     calls = []
     monkeypatch.setitem(training.TRAINERS, "scenes", lambda **given: calls.append(given))
     monkeypatch.setattr(wikimedia, "fetch_wikimedia", lambda *given: calls.append(given))
     assert cli.main(["train", "scenes", "--epochs", "2"]) == 0
     assert cli.main(["fetch", "Cats", "Dogs", "-n", "3", "--out", "here"]) == 0
-    assert calls[0] == {"epochs": 2}
-    assert calls[1][:2] == (["Cats", "Dogs"], 3) and calls[1][2] == ROOT / "here"
-    assert cli.main(["train", "unknown"]) == 2
-    assert "No recipe for 'unknown'; there are scenes" in capsys.readouterr().err
+    assert calls == [{"epochs": 2}, (["Cats", "Dogs"], 3, ROOT / "here")]
+
+
+def test_ctrl_c_is_told_in_one_sentence(monkeypatch, capsys):
+    def interrupted(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    assert cli.main(["evaluate", "--images", "scenes:test:2"]) == 130
+    assert capsys.readouterr().err == "Interrupted; what was finished is kept.\n"

@@ -59,7 +59,7 @@ def test_it_is_as_make_golden_leaves_it(path, notebook):
 def test_its_parameters_are_declared(path, notebook):
     assert len(tagged(notebook, "parameters")) == 1
     parameters = read_parameters(path)
-    assert parameters["profile"].choices == ("quick", "full") and parameters["profile"].default == "quick"
+    assert parameters["profile"].allowed == "one of quick, full" and parameters["profile"].default == "quick"
     assert parameters["out"].default == "results"
     assert not [name for name, parameter in parameters.items() if not parameter.help], "each has a `# help`"
     for parameter in parameters.values():

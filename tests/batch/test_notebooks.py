@@ -43,6 +43,7 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_failures_do_not_stop_the_others_and_parameters_arrive(tmp_path, write_notebook, monkeypatch):
     # Somebody's registered "python3" that points to another interpreter must not be taken.
     spec = tmp_path / "jupyter/kernels/python3/kernel.json"
@@ -135,6 +136,7 @@ def test_the_time_limit_kills_the_kernel_and_its_children(tmp_path, write_notebo
     assert all(gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("failures", "status"), [(1, "ok"), (2, "failed")])
 def test_a_kernel_that_does_not_start_is_tried_once_more(tmp_path, write_notebook, monkeypatch, failures, status):
     (tmp_path / "sitecustomize.py").write_text(
@@ -170,6 +172,7 @@ def test_a_stop_keeps_what_is_finished_and_leaves_no_halves(tmp_path, write_note
     assert list(records(tmp_path)) == ["01_quick"] and (tmp_path / "out/index.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_terminal_shows_a_bar_and_a_notebook_that_is_gone_leaves_the_overview(tmp_path, write_notebook):
     import pty
