@@ -36,11 +36,7 @@ def use_style() -> None:
 
 @cache
 def table(cmap: str = "jet") -> np.ndarray:
-    """The 256 colours of a map, uint8 `(256, 3)`: the one table that pictures, volumes and colour bars share.
-
-    >>> table("jet")[0].tolist()
-    [0, 0, 128]
-    """
+    """The 256 colours of a map, uint8 `(256, 3)`: the one table that pictures, volumes and colour bars share."""
     if cmap not in CMAPS:
         raise ValueError(f"There is no colour map {cmap!r}; choose one of {', '.join(CMAPS)}.")
     import matplotlib as mpl

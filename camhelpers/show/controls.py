@@ -4,7 +4,7 @@ Callbacks set traits of `Image` and `HTML` only. `Output`, `interact` and `inter
 then hang papermill.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -12,35 +12,28 @@ import ipywidgets as w
 import numpy as np
 
 from .. import render
-from ..cam import methods
+from ..cam.methods import METHODS
 
 
 class Explored(w.VBox):
     """Rows of controls, a caption and a picture, which `refresh` draws again whenever a control changes."""
 
-    def __init__(self, *rows: Sequence[w.Widget], hint: str = ""):
+    def __init__(self, *rows: Sequence[w.Widget]):
         self.image = w.Image(format="jpeg", layout=w.Layout(max_width="100%", object_fit="contain"))
         self.caption = w.HTML()
         for control in (control for row in rows for control in row):
             control.observe(self.refresh, names="value")
         boxes = [w.HBox(row, layout=w.Layout(flex_flow="row wrap", align_items="center")) for row in rows]
-        notes = [w.HTML(f"<small>{hint}</small>")] if hint else []
-        super().__init__([*boxes, *notes, self.caption, self.image])
+        super().__init__([*boxes, self.caption, self.image])
         self.refresh()
 
 
-def toggles(options: Sequence[Any], value: str | None, description: str) -> w.ToggleButtons:
-    """Buttons as wide as their words; the first is chosen unless `value` names one."""
-    buttons = w.ToggleButtons(options=options, description=description, **({"value": value} if value else {}))
+def toggles(names: Iterable[str], value: str, description: str) -> w.ToggleButtons:
+    """Buttons as wide as their words; a method has its title."""
+    options = [(METHODS[name].title if name in METHODS else name, name) for name in names]
+    buttons = w.ToggleButtons(options=options, value=value, description=description)
     buttons.style.button_width = "auto"
     return buttons
-
-
-def method_toggles(names: Sequence[str], value: str | None = None) -> w.ToggleButtons:
-    """A button for each method, with its title."""
-    if value:
-        methods.method(value)  # refuses a name that it does not know
-    return toggles([(methods.title(name), name) for name in names], value, "method")
 
 
 def fraction(value: float, description: str, **options: Any) -> w.FloatSlider:

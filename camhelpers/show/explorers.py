@@ -13,10 +13,11 @@ from torch import nn
 from .. import render
 from ..cam.explain import Explanation, explain
 from ..cam.methods import METHODS, cams, title
+from ..cam.methods import method as registered
 from ..cam.models import stages
 from ..evaluate.faithfulness import auc, curves, masked
 from ..io.images import encode
-from .controls import Explored, bar, colours, fraction, method_toggles, resize, toggles
+from .controls import Explored, bar, colours, fraction, resize, toggles
 
 SIDE = 380  # pixels of each picture on the screen; two fit beside each other in a notebook
 
@@ -37,7 +38,7 @@ class Explorer(Explored):
         self.picture = w.Dropdown(options=list(pictures), description="picture")
         classes = self.explanation(self.picture.value).classes
         self.target = w.Dropdown(options=[("predicted class", None), *((c, c) for c in classes)], description="class")
-        self.method = method_toggles(methods or cams(), method)
+        self.method = toggles(methods or cams(), registered(method).name, "method")
         self.layer = toggles(layers, layer or layers[-1], "layer")
         self.alpha, self.opacity, self.cmap = fraction(alpha, "alpha"), fraction(opacity, "opacity"), colours(cmap)
         super().__init__(
@@ -68,13 +69,13 @@ class CurveExplorer(Explored):
 
     def __init__(
         self, model: nn.Module, pictures: Mapping[str, Any], *, layer: str | None = None, baseline: str = "mean",
-        steps: int = 10, methods: Sequence[str] = ("gradcam", "layercam", "hybrid"),
+        steps: int = 10,
     ):  # fmt: skip
         self.model, self.pictures, self.baseline, self.steps = model, pictures, baseline, steps
         self.layer = layer or stages(model)[-1]
         self.drawn = cache(self.draw)  # what was measured once is kept
         self.picture = w.Dropdown(options=list(pictures), description="picture")
-        self.method = method_toggles(methods)
+        self.method = toggles(("gradcam", "layercam", "hybrid"), "gradcam", "method")
         super().__init__((self.picture, self.method))
 
     def refresh(self, change: Any = None) -> None:

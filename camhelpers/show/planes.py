@@ -39,11 +39,7 @@ class Scale(NamedTuple):
 
 
 def checked(volume: Array, heat: Array | None = None, spacing: Spacing = None, mask: Array | None = None) -> Scale:
-    """The scale of a volume in 0..1; one sentence refuses another range, and heat or a mask of another shape.
-
-    >>> checked(np.zeros((2, 4, 4)), spacing=(3, 1, 1)).extent.tolist()
-    [6.0, 4.0, 4.0]
-    """
+    """The scale of a volume in 0..1; one sentence refuses another range, and heat or a mask of another shape."""
     for what, array in (("volume", volume), ("heat", heat), ("mask", mask)):
         if array is None:
             continue
@@ -64,11 +60,7 @@ def hottest(heat: Array) -> tuple[int, int, int]:
 
 
 def planes_through(volume: Array, point: Sequence[int]) -> tuple[Array, Array, Array]:
-    """The planes through a voxel `(z, y, x)`: across z `(Y, X)`, across y `(Z, X)` and across x `(Y, Z)`; no copies.
-
-    >>> [plane.shape for plane in planes_through(np.zeros((2, 3, 4)), (0, 0, 0))]
-    [(3, 4), (2, 4), (3, 2)]
-    """
+    """The planes through a voxel `(z, y, x)`: across z `(Y, X)`, across y `(Z, X)` and across x `(Y, Z)`; no copies."""
     z, y, x = point
     return volume[z], volume[:, y], volume[:, :, x].T
 
@@ -76,18 +68,6 @@ def planes_through(volume: Array, point: Sequence[int]) -> tuple[Array, Array, A
 def rgb(grey: Array) -> Array:
     """A grey plane in three equal channels."""
     return np.repeat(np.asarray(grey, dtype=np.float32)[..., None], 3, axis=-1)
-
-
-def representative(heat: Array, count: int = 6) -> list[int]:
-    """At most `count` slices to show, spread evenly over the heat, so that most are where most of the heat is.
-
-    >>> representative(np.ones((60, 2, 2)))
-    [4, 14, 24, 34, 44, 54]
-    """
-    share = heat.sum(axis=(1, 2), dtype=np.float64)
-    reached = (share if share.any() else share + 1).cumsum()
-    wanted = (np.arange(count) + 0.5) / count - 1e-9
-    return np.unique(np.searchsorted(reached, wanted * reached[-1])).tolist()
 
 
 def arrange(extent: Sequence[float], width: float, height: float, gap: tuple[float, float]) -> list[tuple[float, ...]]:
@@ -216,7 +196,10 @@ def projections(
 
 
 def preview(volume: "Volume", heat: Array, *, mask: Array | None = None, **look: Any) -> "Figure":
-    """Six representative slices under their heat, counted from 1, as ImageJ counts; save it with `render.save`."""
+    """Up to six slices under their heat, counted from 1, as ImageJ counts; save it with `render.save`.
+
+    They are spread evenly over the heat, so that most are where most of the heat is.
+    """
     from matplotlib.figure import Figure
 
     scale = checked(volume.data, heat, volume.spacing if volume.source.get("spacing_known") else None, mask)
@@ -224,11 +207,12 @@ def preview(volume: "Volume", heat: Array, *, mask: Array | None = None, **look:
     wide = min(4.0, 3.2 * x / y)  # inches
     tall = wide * y / x
     columns, rows = max(wide, 1.5) + 0.45, max(tall, 0.6) + 0.72  # room for titles and names
-    shown = representative(heat)
+    share = heat.sum(axis=(1, 2), dtype=np.float64)
+    reached = (share if share.any() else share + 1).cumsum()
+    shown = np.unique(np.searchsorted(reached, ((np.arange(6) + 0.5) / 6 - 1e-9) * reached[-1]))
     boxes = [(number % 3 * columns, number // 3 * rows, wide, tall) for number in range(len(shown))]
-    planes = [
-        (0, f"slice {z + 1} of {len(heat)}", volume.data[z], heat[z], None if mask is None else mask[z]) for z in shown
-    ]
+    masks = [None] * len(heat) if mask is None else mask
+    planes = [(0, f"slice {z + 1} of {len(heat)}", volume.data[z], heat[z], masks[z]) for z in shown]
     figure = Figure(dpi=150, layout="none")  # not through pyplot, whose state threads would share
     _sheet(figure, scale, boxes, planes, **look)
     return figure
@@ -271,6 +255,7 @@ def turning(
     At 0 degrees one looks along z from 25 degrees above, at 90 along x with z to the right; what is far is darker. Here
     alone the heat covers in proportion to its value: cold heat must not hide what lies behind.
     """
+    import cv2
     import torch
     from torch.nn import functional as F
 
@@ -283,6 +268,8 @@ def turning(
     steps = np.array([max(extent[[0, 2]] / both.shape[2::2]), pitch, pitch])  # voxel by voxel along the line of sight
     count = np.ceil(spans / steps - 1e-6).astype(int)
     fade = torch.linspace(1, 0.5, count[0])[:, None, None]
+    corners = np.array([(z, y, x) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)]) * extent / 2
+    edges = [(a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit]
     frames = []
     for angle in np.radians(angles):
         sin, cos = math.sin(angle), math.cos(angle)
@@ -295,29 +282,17 @@ def turning(
         grey, warm = (grey * fade).amax(0).numpy(), warm.amax(0).numpy().clip(0, 1)
         share = 0.9 * warm[..., None]
         frame = 255 * grey[..., None] * (1 - share) + render.colour(warm, cmap) * share
-        frames.append(np.maximum(frame, _box(grey.shape, extent / pitch, turn)).round().astype(np.uint8))
+        away, *places = (corners @ turn).T / pitch + (np.array([0, *grey.shape])[:, None] - 1) / 2
+        places = np.round(16 * np.stack(places[::-1], 1)).astype(int).tolist()  # OpenCV counts in sixteenths of a pixel
+        box = np.zeros(grey.shape, np.uint8)
+        for a, b in edges:  # darker those that meet in the farthest corner
+            cv2.line(box, places[a], places[b], 60 if away.argmax() in (a, b) else 130, 1, cv2.LINE_AA, 4)
+        frames.append(np.maximum(frame, box[..., None]).round().astype(np.uint8))
     return np.stack(frames)
 
 
-def _box(shape: tuple[int, int], extent: Array, turn: Array) -> Array:
-    """The edges of the turned box in grey, darker those that meet in the farthest corner."""
-    import cv2
-
-    corners = np.array([(z, y, x) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)]) * extent / 2
-    away, down, right = (corners @ turn).T
-    places = np.round(16 * (np.stack([right, down], 1) + (np.array(shape[::-1]) - 1) / 2)).astype(int).tolist()
-    drawn = np.zeros(shape, np.uint8)
-    for a, b in ((a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit):
-        cv2.line(drawn, places[a], places[b], 60 if away.argmax() in (a, b) else 130, 1, cv2.LINE_AA, 4)
-    return drawn[..., None]
-
-
 def animation(frames: Array, path: str | Path | None = None, fps: float = 10.0) -> bytes:
-    """The frames as an animated WebP that loops for ever; written to `path` as well, if given.
-
-    >>> animation(np.zeros((2, 8, 8, 3), np.uint8))[8:12]
-    b'WEBP'
-    """
+    """The frames as an animated WebP that loops for ever; written to `path` as well, if given."""
     from PIL import Image
 
     first, *others = [Image.fromarray(frame) for frame in frames]

@@ -11,7 +11,7 @@ from .. import render
 from ..cam.methods import METHODS, cams, title
 from ..io.images import encode
 from . import planes
-from .controls import Explored, bar, colours, font, fraction, method_toggles, resize
+from .controls import Explored, bar, colours, font, fraction, resize, toggles
 
 WIDTH, HEIGHT = 980, 420  # pixels for the three planes; they fit into a notebook
 GAP, STRIP = 14, 24  # pixels between planes, and for the words above each
@@ -38,7 +38,8 @@ class VolumeViewer(Explored):
         computed = callable(heats)
         for heat in () if computed else heats.values():
             planes.checked(volume, heat)
-        self.method = method_toggles(methods or (cams() if computed else heats))
+        names = list(methods or (cams() if computed else heats))
+        self.method = toggles(names, names[0], "method")
         self.alpha = fraction(alpha, "alpha", step=0.1, continuous_update=False)
         self.opacity, self.cmap = fraction(opacity, "opacity"), colours(cmap)
         self.lesion = w.Checkbox(
@@ -49,7 +50,7 @@ class VolumeViewer(Explored):
         limits = zip(self.heat()[1], volume.shape, planes.AXES, strict=True)
         self.sliders = tuple(w.IntSlider(value=at, max=n - 1, description=name) for at, n, name in limits)
         looks = (*([self.alpha] if computed else []), self.opacity, self.cmap, self.lesion)
-        super().__init__(self.sliders, (self.method, self.hottest), looks, hint=HINT)
+        super().__init__(self.sliders, (self.method, self.hottest), looks, [w.HTML(f"<small>{HINT}</small>")])
 
     def heat(self) -> tuple[np.ndarray, tuple[int, int, int]]:
         """The chosen heat as rows of the colour table, uint8, and its hottest voxel; kept, at a byte a voxel."""
@@ -94,8 +95,11 @@ class VolumeViewer(Explored):
             if self.lesion.value:
                 edge = planes.planes_through(self.mask, point)[axis].astype(np.float32)
                 shown = render.outline(shown, resize(edge, (tall, wide)) >= 0.5, width=1)
-            here = [(point[a] + 0.5) / self.volume.shape[a] for a in planes.SEEN[axis]]
-            _cross(shown, int(here[0] * tall), int(here[1] * wide))
+            down, across = ((point[a] + 0.5) / self.volume.shape[a] for a in planes.SEEN[axis])
+            row, column = int(down * tall), int(across * wide)
+            for line, place in ((shown[row], column), (shown[:, column], row)):
+                for part in (line[: max(0, place - 12)], line[place + 13 :]):  # what is looked at stays free
+                    part[:] = (0.35 * part + 0.65 * 255).astype(np.uint8)
             canvas[top : top + tall, left : left + wide] = shown
         picture = Image.fromarray(canvas)
         draw = ImageDraw.Draw(picture)
@@ -112,10 +116,3 @@ class VolumeViewer(Explored):
             draw.rectangle((start, floor - 3, end, floor), "white", "black")
             draw.text(((start + end) / 2, floor - 8), words, anchor="ms", **ink)
         return np.asarray(picture)
-
-
-def _cross(picture: np.ndarray, row: int, column: int, clear: int = 12) -> None:
-    """Lighten the lines through a pixel, in place; what lies about it stays free."""
-    for line, centre in ((picture[row], column), (picture[:, column], row)):
-        for part in (line[: max(0, centre - clear)], line[centre + clear + 1 :]):
-            part[:] = (0.35 * part + 0.65 * 255).astype(np.uint8)
