@@ -117,13 +117,11 @@ def _choose(place: Path, series: str | int | None) -> _Stack:
             stack.append((path, header))
     if not stacks:
         raise FileNotFoundError(f"{place} holds no DICOM image; name the folder whose files are the slices.")
-    stacks.sort(key=lambda stack: str(stack[0][1].get("SeriesInstanceUID")))
-    numbered = {str(number): stack for number, stack in enumerate(stacks, 1)}
-    uids = {number: stack[0][1].get("SeriesInstanceUID") for number, stack in numbered.items()}
-    chosen = [stack for n, stack in numbered.items() if series is None or str(series) in (n, uids[n])]
+    stacks.sort(key=_uid)
+    chosen = [s for n, s in enumerate(stacks, 1) if series is None or str(series) in (str(n), _uid(s))]
     if len(chosen) != 1:
         holds = f"holds {len(chosen)} series" if chosen else f"has no series {series!r}"
-        listed = "; ".join(f"{n}: {_title(stack)}, {uids[n]}" for n, stack in numbered.items())
+        listed = "; ".join(f"{n}: {_title(stack)}, {_uid(stack)}" for n, stack in enumerate(stacks, 1))
         raise ValueError(f"{place} {holds}; choose one with series=number: {listed}.")
     if len(_frames(chosen[0])) < 2:
         raise ValueError(f"{place} holds one DICOM slice; a volume has at least 2, so name the folder of the series.")
@@ -138,8 +136,11 @@ def _alike(first: "Dataset", second: "Dataset") -> bool:
     return ways[0] is ways[1] if any(way is None for way in ways) else np.allclose(*ways, atol=_SAME_WAY)
 
 
+def _uid(stack: _Stack) -> str:
+    return str(stack[0][1].get("SeriesInstanceUID"))
+
+
 def _title(stack: _Stack) -> str:
-    """What tells one of several from the others."""
     first = stack[0][1]
     title = first.get("SeriesDescription") or first.get("Modality") or "no description"
     return f"{title} ({len(_frames(stack))} slices of {first.Columns} x {first.Rows}, {first.BitsAllocated} bits)"
@@ -147,17 +148,16 @@ def _title(stack: _Stack) -> str:
 
 def _frames(stack: _Stack) -> list[_Frame]:
     """For each frame the data sets that may state something about it, the most particular first."""
+
+    def parts(group) -> _Frame:
+        return [item for element in group if element.VR == "SQ" for item in element.value]
+
     found = []
     for _, header in stack:
-        shared = [item for group in header.get("SharedFunctionalGroupsSequence", []) for item in _flat(group)]
+        shared = [item for group in header.get("SharedFunctionalGroupsSequence", []) for item in parts(group)]
         own = header.get("PerFrameFunctionalGroupsSequence") or [()] * _count(header)
-        found += [[*_flat(frame), *shared, header] for frame in own]
+        found += [[*parts(frame), *shared, header] for frame in own]
     return found
-
-
-def _flat(group) -> _Frame:
-    """What lies in the sequences of a functional group."""
-    return [item for element in group if element.VR == "SQ" for item in element.value]
 
 
 def _stating(frame: _Frame, keyword: str) -> "Dataset | None":
@@ -181,8 +181,6 @@ def _geometry(name: str, stack: _Stack, frames: list[_Frame]):
     if any(value is None for value in ways + places):
         return *_unplaced(name, stack, frames, inside), None
     way, places = ways[0], np.stack(places)
-    if not np.allclose(ways, way, atol=_SAME_WAY):
-        raise ValueError(f"{name} has slices in different orientations; a volume has parallel slices.")
     depth = places @ np.cross(way[:3], way[3:])
     order = np.argsort(depth, kind="stable").tolist()
     gaps = np.diff(depth[order])

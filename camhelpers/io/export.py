@@ -30,7 +30,7 @@ def heat_pages(heat: np.ndarray, cmap: str = "jet") -> Iterator[np.ndarray]:
 def overlay_pages(
     volume: np.ndarray, heat: np.ndarray, opacity: float = 0.4, cmap: str = "jet"
 ) -> Iterator[np.ndarray]:
-    """The slices of a volume in 0..1 under its heat, uint8 `(Y, X, 3)`: 60 % of grey and 40 % of colour, one at a time.
+    """The slices of a volume in 0..1 under its heat, uint8 `(Y, X, 3)`, 60 % of grey and 40 % of colour, one at a time.
 
     >>> next(overlay_pages(np.ones((2, 1, 1), np.float32), np.zeros((2, 1, 1))))[0, 0].tolist()
     [153, 153, 204]

@@ -49,6 +49,15 @@ class Stored:
     window: tuple[float, float] | None = None
     grid: Grid | None = None
 
+    @property
+    def orientation(self) -> str | None:
+        """The directions that x, y and z run to, such as LPS."""
+        if self.affine is None:
+            return None
+        from nibabel import aff2axcodes
+
+        return "".join(aff2axcodes(self.affine))
+
 
 def suffix(path: Path) -> str:
     """Which of `SUFFIXES` a name ends in, or nothing."""
@@ -66,14 +75,13 @@ def luma(values: np.ndarray) -> np.ndarray:
 
 def read(path: Path, orientation: str) -> Stored:
     """Read the volume of a file that ends in one of `SUFFIXES`."""
-    kind = suffix(path)
     with decoding(str(path)):
-        if kind in (".npy", ".npz"):
-            return read_numpy(path)
-        return read_tiff(path) if kind in (".tif", ".tiff") else read_nifti(path, orientation)
+        if suffix(path).startswith(".nii"):
+            return _nifti(path, orientation)
+        return _numpy(path) if suffix(path).startswith(".np") else _tiff(path)
 
 
-def read_numpy(path: Path) -> Stored:
+def _numpy(path: Path) -> Stored:
     """The array of an `.npy` file (mapped, not loaded), or the only one or the one called `volume` of an `.npz`."""
     loaded = np.load(path, mmap_mode="r", allow_pickle=False)  # since Python objects may run code when they are loaded
     if isinstance(loaded, np.ndarray):
@@ -81,12 +89,11 @@ def read_numpy(path: Path) -> Stored:
     with loaded as archive:
         names = archive.files
         if len(names) != 1 and "volume" not in names:
-            listed = ", ".join(names[:8]) or "none"
-            raise Unfit(f"holds {len(names)} arrays ({listed}); keep one, or call the right one 'volume'")
+            raise Unfit(f"holds {len(names)} arrays ({', '.join(names)}); keep one, or call the right one 'volume'")
         return Stored(archive["volume" if "volume" in names else names[0]], {"format": "npz"})
 
 
-def read_tiff(path: Path) -> Stored:
+def _tiff(path: Path) -> Stored:
     """The pages of a TIFF, with the spacing that ImageJ or OME metadata state."""
     import tifffile
 
@@ -111,14 +118,14 @@ def _stack(file: "tifffile.TiffFile") -> Stored:
         remedy = "keep one channel and one time point, or swap T and Z where the slices were taken for time"
         raise Unfit(f"has the axes {axes} ({listed}); a volume has slices, rows, columns (ZYX): {remedy}")
     colours, kind = page.samplesperpixel - len(page.extrasamples), page.photometric.name
-    shown = kind == "PALETTE" and series[0].kind == "imagej"  # ImageJ's table is for show only
-    if (colours, kind) not in ((1, "MINISBLACK"), (1, "MINISWHITE"), (3, "RGB")) and not shown:
+    kind = "MINISBLACK" if kind == "PALETTE" and series[0].kind == "imagej" else kind  # its table is for show only
+    if (colours, kind) not in ((1, "MINISBLACK"), (1, "MINISWHITE"), (3, "RGB")):
         raise Unfit(f"has {kind} pixels of {colours} colours; save it as grey or RGB")
     values = series[0].asarray(squeeze=True)
     if "S" in axes:
         values = np.moveaxis(values, axes.index("S"), -1)  # some store one colour plane after another
         values = values[..., :3] if colours == 3 else values[..., 0]
-    form = "ImageJ TIFF" if file.is_imagej else "OME-TIFF" if file.is_ome else "TIFF"
+    form = {"imagej": "ImageJ TIFF", "ome": "OME-TIFF"}.get(series[0].kind, "TIFF")
     about = {"format": form, "compression": page.compression.name, "inverted": kind == "MINISWHITE"}
     return Stored(values, about, _tiff_spacing(file))
 
@@ -133,20 +140,16 @@ def _complain(record: logging.LogRecord) -> bool:
 def _tiff_spacing(file: "tifffile.TiffFile") -> tuple[float, float, float] | None:
     """Millimetres `(z, y, x)` where OME or ImageJ metadata state all three with their unit; else None."""
     if file.is_ome:
-        from xml.etree import ElementTree
+        from tifffile import xml2dict
 
-        pixels = ElementTree.fromstring(file.ome_metadata).find(".//{*}Pixels")
-        sizes = [
-            float(pixels.get(f"PhysicalSize{axis}", "nan")) * _millimetres(pixels.get(f"PhysicalSize{axis}Unit", "um"))
-            for axis in "ZYX"
-        ]
+        pixels = xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]
+        keys = [f"PhysicalSize{axis}" for axis in "ZYX"]
+        sizes = [pixels.get(key, np.nan) * _millimetres(pixels.get(f"{key}Unit", "um")) for key in keys]
     elif file.is_imagej:
         metadata, tags = file.imagej_metadata, file.pages.first.tags
-        scale = _millimetres(str(metadata.get("unit", "")))
-        sizes = [float(metadata.get("spacing", 1)) * scale]  # ImageJ leaves a depth of one unit out
-        for tag in ("YResolution", "XResolution"):
-            per_unit, over = tags[tag].value if tag in tags else (0, 1)
-            sizes.append(scale * over / per_unit if per_unit else np.nan)
+        per_unit = [np.divide(*tags.valueof(name, (1, 1))) for name in ("YResolution", "XResolution")]
+        unit, depth = _millimetres(str(metadata.get("unit", ""))), metadata.get("spacing", 1)  # 1 is left out
+        sizes = [float(depth * unit), *(float(unit / n) for n in per_unit)]
     else:
         return None
     return tuple(sizes) if all(0 < size < np.inf for size in sizes) else None
@@ -158,7 +161,7 @@ def _millimetres(unit: str) -> float:
     return _MILLIMETRES.get(unit, np.nan)
 
 
-def read_nifti(path: Path, orientation: str) -> Stored:
+def _nifti(path: Path, orientation: str) -> Stored:
     """A NIfTI turned so that x, y, z run to `orientation`, its values after scl_slope, with its own grid."""
     import nibabel
     from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
@@ -181,12 +184,10 @@ def read_nifti(path: Path, orientation: str) -> Stored:
     wanted = own if stays else axcodes2ornt(orientation)
     turned = image.as_reoriented(ornt_transform(own, wanted))
     values, grid = np.asanyarray(turned.dataobj), Grid(header, ornt_transform(wanted, own))
-    if values.dtype.fields:  # NIfTI keeps colours as records
-        values = np.stack([values[colour] for colour in "RGB"], axis=-1)
     about = {"format": "NIfTI", "dtype": str(source.get_data_dtype()), "shape": list(image.shape)}
     scale = _MILLIMETRES.get(units[0], 1.0)  # an unknown unit is a millimetre in practice
     affine = np.diag([scale, scale, scale, 1]) @ turned.affine
     spacing = tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)[::-1])
     blank = units[0] == "unknown" and spacing == (1, 1, 1)  # what a header holds that nobody filled in
     stated = None if blank and not coded else spacing
-    return Stored(np.moveaxis(values, (0, 1, 2), (2, 1, 0)), about, stated, affine if coded else None, None, grid)
+    return Stored(values.transpose(), about, stated, affine if coded else None, None, grid)

@@ -19,8 +19,7 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What `list_images` finds and `read_image` reads, whatever the case."""
 
 _WRITES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
-_ORIENTATION = 274  # the EXIF and TIFF tag
-_FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # what undoes it, once rows and columns are right
+_ORIENTATION = 274  # the TIFF tag
 
 
 def read_image(source: "str | Path | bytes | Image | np.ndarray") -> np.ndarray:
@@ -140,8 +139,8 @@ def _from_file(data: bytes) -> np.ndarray:
     if image.format == "PNG" and data[24] == 16:
         from imagecodecs import png_decode
 
-        image.load()  # Pillow notices more kinds of damage
-        return _upright(png_decode(data), image.getexif().get(_ORIENTATION, 1))
+        image.load()  # notices more kinds of damage
+        return png_decode(data)
     return _from_pillow(image)
 
 
@@ -168,17 +167,11 @@ def _from_tiff(data: bytes) -> np.ndarray:
         if page.bitspersample <= 8:
             return _from_pillow(Image.open(BytesIO(data), formats=("TIFF",)))
         kind = f"{page.photometric.name} {''.join(extra.name for extra in page.extrasamples)}".strip()
-        if kind not in ("MINISBLACK", "RGB", "RGB UNASSALPHA") or page.bitspersample % 16:
-            raise Unfit(f"has unusual pixels ({page.bitspersample} bits {kind}); save it as plain grey or RGB")
+        plain = kind in ("MINISBLACK", "RGB", "RGB UNASSALPHA") and page.bitspersample % 16 == 0
+        if not plain or page.tags.valueof(_ORIENTATION, 1) != 1:
+            raise Unfit(f"has unusual pixels ({page.bitspersample} bits {kind}); save it upright, as plain grey or RGB")
         pixels = page.asarray()
-    if page.axes[0] == "S":
-        pixels = np.moveaxis(pixels, 0, -1)  # stored one colour plane after another
-    return _upright(pixels, page.tags[_ORIENTATION].value if _ORIENTATION in page.tags else 1)
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Undo an EXIF orientation (1 to 8): a transposition for 5 and up, then flips."""
-    return np.flip(pixels.swapaxes(0, 1) if orientation >= 5 else pixels, _FLIPS.get(orientation, ()))
+    return np.moveaxis(pixels, 0, -1) if page.axes[0] == "S" else pixels  # one colour plane after another
 
 
 def _with_channels(pixels: np.ndarray, name: str) -> np.ndarray:

@@ -80,15 +80,14 @@ def read_volume(
     window = None if window is None else _low_high(window)
     label = "The array" if isinstance(source, np.ndarray) else str(source)
     name, stored = _open(source, series, orientation)
-    values, affine, rule = _scalars(stored.values, label), stored.affine, "given"
-    if window is None:
-        window, rule = _window(values, stored)
+    values, affine = _scalars(stored.values, label), stored.affine
+    window, rule = _window(values, stored) if window is None else (window, "given")
     if stored.about.get("inverted"):
         window = window[::-1]
     if spacing and affine is not None:
         affine = affine @ np.diag([*np.divide(spacing[::-1], stored.spacing[::-1]), 1.0])
     about = {"shape": list(stored.values.shape), "dtype": str(stored.values.dtype), **stored.about}
-    about |= {"window_rule": rule, "spacing_known": bool(spacing or stored.spacing), "orientation": _axes(affine)}
+    about |= {"window_rule": rule, "spacing_known": bool(spacing or stored.spacing), "orientation": stored.orientation}
     size = spacing or stored.spacing or (1.0, 1.0, 1.0)
     return Volume(_windowed(values, window), size, name, window, affine, stored.grid, about)
 
@@ -106,9 +105,8 @@ def find_volumes(source: str | Path) -> list[Found]:
         if not (folder.name.startswith(".") or folder.name == "CAMVis" or dicom.is_series(folder)):
             below += _inside(folder, safe_name(folder.name))
     if found and below:
-        raise ValueError(
-            f"{path} holds volumes ({found[0].path.name}) beside class folders ({below[0].label}); move them into one."
-        )
+        beside = f"{found[0].path.name} beside the class folder {below[0].label}"
+        raise ValueError(f"{path} holds volumes and folders of volumes ({beside}); move them into one.")
     if not found and not below:
         ways = f"a volume ({', '.join(SUFFIXES)} or DICOM), a folder of volumes, or DIR with DIR/CLASS/VOLUME"
         raise FileNotFoundError(f"{path} holds no volume; name {ways}.")
@@ -177,8 +175,7 @@ def _inside(folder: Path, label: str | None) -> list[Found]:
         elif kind == "slice":
             single.append(path.name)
     if single:
-        listed = ", ".join(single[:4]) + ", ..." * (len(single) > 4)
-        says = f"Left out of {folder}: {listed} (single DICOM images); give a DICOM series a folder of its own."
+        says = f"Left out of {folder}: {', '.join(single)} (single DICOM images); give a series a folder of its own."
         warnings.warn(says, stacklevel=3)
     return found
 
@@ -236,11 +233,3 @@ def _windowed(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
     for index, part in enumerate(values):
         data[index] = np.clip((part.astype(np.float64) - start) / (end - start), 0, 1)
     return data
-
-
-def _axes(affine: np.ndarray | None) -> str | None:
-    if affine is None:
-        return None
-    from nibabel import aff2axcodes
-
-    return "".join(aff2axcodes(affine))

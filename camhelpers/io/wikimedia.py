@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from html import unescape
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,6 +30,13 @@ USER_AGENT = f"camhelpers/{VERSION} (notebooks that explain neural networks) pyt
 _SUFFIX = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/tiff": ".tiff"}
 _FREE = re.compile(r"(cc0|cc-pd|pd|public domain)\b", re.IGNORECASE)
 _LISTINGS = 40  # requests spent on one category before it counts as exhausted
+_QUERY = {
+    "action": "query", "format": "json", "formatversion": "2",
+    "generator": "categorymembers", "gcmtype": "file|subcat",
+    "gcmlimit": "50",  # as many as get a scaled address in one answer
+    "prop": "imageinfo", "iiprop": "url|extmetadata|size|mime",
+    "iiextmetadatafilter": "Artist|License|LicenseShortName|LicenseUrl|NonFree",
+}  # fmt: skip
 _RETRY = Retry(
     total=3,
     backoff_factor=0.5,  # seconds, doubled with every try, where the server does not say how long to wait
@@ -62,7 +70,7 @@ def fetch_wikimedia(
         raise ValueError(f"Cannot fetch {n} pictures of {categories!r}; use 1 or more, of 'dogs', 'Eiffel Tower', ...")
     folder = Path(folder)
     everything = _load_manifest(folder)
-    skipped: list[str] = []
+    chosen, skipped = [], []
     held = [e for e in everything if e["category"] in names and e["asked_width"] == width and _intact(folder, e)]
     taken = {entry["page_id"] for entry in held}  # a picture of two categories is fetched for the first only
 
@@ -86,38 +94,34 @@ def fetch_wikimedia(
         session.headers["User-Agent"] = user_agent
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
+        streams = [pictures(session, category, name) for category, name in names.items()]
         try:
-            streams = {category: pictures(session, category, name) for category, name in names.items()}
-            chosen = _round_robin(streams, n, show)
+            with progress(n, "fetching", "picture", show) as counter:
+                for entry in islice(_in_turn(streams), n):
+                    chosen.append(entry)
+                    counter.step(note=entry["file"])
         except requests.RequestException as error:
             reason = str(error) if isinstance(error, requests.HTTPError) else type(error).__name__
-            kept = f" (the {len(everything)} pictures in {folder} are kept)" if everything else ""
-            raise ConnectionError(
-                f"{urlsplit(api).hostname} could not be reached or gave no answer ({reason}): run this again later"
-                f"{kept}, or use a folder of your own pictures."
-            ) from error
+            remedy = "run this again later (what is there is kept), or use a folder of your own pictures"
+            raise ConnectionError(f"{urlsplit(api).hostname} gave no answer ({reason}): {remedy}.") from error
     tail = f"; skipped: {'; '.join(skipped)}" if skipped else ""
     if not chosen:
-        advice = "check the names on commons.wikimedia.org"
-        raise ValueError(f"No public-domain or CC0 picture came from {', '.join(names.values())}; {advice}{tail}.")
+        wanted = ", ".join(names.values())
+        raise ValueError(f"No public-domain or CC0 picture came from {wanted}; check the names{tail}.")
     if len(chosen) < n or skipped:
         warnings.warn(f"Fetched {len(chosen)} of {n} free pictures of {', '.join(names)}{tail}.", stacklevel=2)
     return chosen
 
 
-def _round_robin(streams: dict[str, Iterator[dict]], n: int, show: bool) -> list[dict]:
-    """Take `n` pictures from the streams in turn; one that ends leaves its share to the others."""
-    chosen: list[dict] = []
-    with progress(n, "fetching", "picture", show) as counter:
-        while streams and len(chosen) < n:
-            for name in list(streams)[: n - len(chosen)]:
-                entry = next(streams[name], None)
-                if entry is None:
-                    del streams[name]
-                    continue
-                chosen.append(entry)
-                counter.step(note=entry["file"])
-    return chosen
+def _in_turn(streams: list[Iterator[dict]]) -> Iterator[dict]:
+    """One of each stream after the other; one that ends leaves its share to the others."""
+    while streams:
+        for stream in list(streams):
+            entry = next(stream, None)
+            if entry is None:
+                streams.remove(stream)
+            else:
+                yield entry
 
 
 def _load_manifest(folder: Path) -> list[dict]:
@@ -143,32 +147,19 @@ def _free_pages(session: requests.Session, api: str, category: str, width: int) 
         more: dict | None = {}
         while more is not None and listings < _LISTINGS:
             listings += 1
-            answer = _ask(session, api, title, width, more)
+            params = {**_QUERY, "gcmtitle": title, "iiurlwidth": width, **more}
+            with session.get(api, params=params, timeout=30) as response:
+                if not response.ok:
+                    raise requests.HTTPError(f"HTTP {response.status_code}")
+                answer = response.json()
+            if "error" in answer:
+                raise ValueError(f"Wikimedia refused to list {title}: {answer['error'].get('info')}.")
             for page in answer.get("query", {}).get("pages", []):
                 if page.get("ns") == 14 and title == root and page["title"] not in queue:
                     queue.append(page["title"])
                 elif page.get("imageinfo") and _is_free(page["imageinfo"][0]):
                     yield page
             more = answer.get("continue")
-
-
-def _ask(session: requests.Session, api: str, title: str, width: int, more: dict) -> dict:
-    """One page of the API's answer."""
-    params = {
-        "action": "query", "format": "json", "formatversion": "2",
-        "generator": "categorymembers", "gcmtitle": title, "gcmtype": "file|subcat",
-        "gcmlimit": "50",  # as many as get a scaled address in one answer
-        "prop": "imageinfo", "iiprop": "url|extmetadata|size|mime", "iiurlwidth": str(width),
-        "iiextmetadatafilter": "Artist|License|LicenseShortName|LicenseUrl|NonFree",
-        **more,
-    }  # fmt: skip
-    with session.get(api, params=params, timeout=30) as response:
-        if not response.ok:
-            raise requests.HTTPError(f"HTTP {response.status_code}")
-        answer = response.json()
-    if "error" in answer:
-        raise ValueError(f"Wikimedia refused to list {title}: {answer['error'].get('info')}.")
-    return answer
 
 
 def _is_free(info: dict) -> bool:
@@ -188,7 +179,14 @@ def _download(session: requests.Session, page: dict, folder: Path, category: str
         suffix = _SUFFIX.get(response.headers.get("Content-Type", "").split(";")[0].strip().lower())
         if not response.ok or suffix is None:
             raise ValueError(f"HTTP {response.status_code}, {response.headers.get('Content-Type')}")
-        data = _body(response, max_bytes)
+        data = b""
+        try:  # that too few bytes arrive is noticed by urllib3
+            for chunk in response.iter_content(2**20):
+                data += chunk
+                if len(data) > max_bytes:
+                    raise ValueError(f"larger than max_bytes = {max_bytes:,}")
+        except requests.RequestException:
+            raise ValueError(f"the download broke off after {len(data):,} bytes") from None
     height, shown_width = read_image(data).shape[:2]
     path = folder / category / f"{_slug(Path(title).stem)}-{int(page['pageid'])}{suffix}"
     with atomic(path) as temporary:
@@ -202,19 +200,6 @@ def _download(session: requests.Session, page: dict, folder: Path, category: str
         "width": shown_width, "height": height, "asked_width": width,
         "page_id": page["pageid"], "fetched": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
-
-
-def _body(response: requests.Response, max_bytes: int) -> bytes:
-    """All bytes of a response, but never more than `max_bytes`; that too few arrived is noticed by urllib3."""
-    data = b""
-    try:
-        for chunk in response.iter_content(2**20):
-            data += chunk
-            if len(data) > max_bytes:
-                raise ValueError(f"larger than max_bytes = {max_bytes:,}")
-    except requests.RequestException:
-        raise ValueError(f"the download broke off after {len(data):,} bytes") from None
-    return data
 
 
 def _text(info: dict, key: str) -> str:

@@ -9,7 +9,7 @@ import SimpleITK
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_windowing
-from pydicom.uid import JPEG2000Lossless, RLELossless, generate_uid
+from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from camhelpers.io import dicom
 from camhelpers.io.volumes import find_volumes, read_volume
@@ -93,23 +93,6 @@ def test_a_series_is_what_simpleitk_reads(tmp_path, write_series, way):
     assert_same_place(volume, image)
     source = json.dumps(volume.source)
     assert "Nobody" not in source and "patient" not in source and len(volume.source["files"]) == 6
-
-
-def test_a_series_written_by_simpleitk(tmp_path):
-    image = SimpleITK.GetImageFromArray(WORDS.astype(np.int16) - 1000)
-    writer, uid = SimpleITK.ImageFileWriter(), generate_uid()
-    writer.KeepOriginalImageUIDOn()
-    for index in range(6):
-        page = image[:, :, index]
-        page.SetSpacing((0.5, 0.8))
-        for tag, value in (("000e", uid), ("0037", "1\\0\\0\\0\\1\\0"), ("0032", f"0\\0\\{30 - 3 * index}")):
-            page.SetMetaData(f"0020|{tag}", value)
-        writer.SetFileName(str(tmp_path / f"{index}.dcm"))
-        writer.Execute(page)
-    volume = read_volume(tmp_path, window=(-1000, 3095))
-    np.testing.assert_allclose(volume.data, WORDS[::-1] / 4095, atol=1e-6)
-    assert volume.spacing == pytest.approx((3, 0.8, 0.5)) and volume.source["dtype"] == "int16"
-    assert_same_place(volume, by_simpleitk(tmp_path))
 
 
 def test_the_checksum_follows_the_slices_and_not_their_names(tmp_path, write_series):

@@ -1,19 +1,18 @@
 """Pictures in and out: what each format's own writer wrote comes back exactly."""
 
 import io
-import struct
 import subprocess
 import sys
-import zlib
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+from imagecodecs import png_encode
 from PIL import Image
 
 from camhelpers.files import ROOT
-from camhelpers.io.images import SUFFIXES, encode, list_images, read_image, save_image
+from camhelpers.io.images import encode, list_images, read_image, save_image
 
 RNG = np.random.default_rng(0)
 RGB8 = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -46,26 +45,13 @@ def tiff(array, **options) -> bytes:
     return buffer.getvalue()
 
 
-def png16(array, colour, *extra) -> bytes:
-    """A 16-bit PNG by hand, since Pillow writes none in colour and OpenCV none with further chunks."""
-
-    def chunk(tag, body):
-        return struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body))
-
-    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, colour, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
-    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
-
-
 EXACT = {
     "png rgb": (pil(RGB8, "RGB", "PNG"), unit(RGB8)),
     "png grey": (pil(RGB8[..., 0], "L", "PNG"), unit(grey(RGB8))),
     "png alpha": (pil(RGBA8, "RGBA", "PNG"), on_white(RGB8, RGB8[..., 1:2])),
-    "png bilevel": (pil((RGB8[..., 0] > 99) * np.uint8(255), "1", "PNG"), grey(RGB8 > 99).astype(np.float32)),
-    "png 16 rgb": (png16(RGB16, 2), unit(RGB16)),
-    "png 16 grey": (png16(RGB16[..., 0], 0), unit(grey(RGB16))),
-    "png 16 alpha": (png16(RGBA16, 6), on_white(RGB16, RGB16[..., 1:2])),
+    "png 16 rgb": (png_encode(RGB16), unit(RGB16)),
+    "png 16 grey": (png_encode(RGB16[..., 0].copy()), unit(grey(RGB16))),
+    "png 16 alpha": (png_encode(RGBA16), on_white(RGB16, RGB16[..., 1:2])),
     "bmp rgb": (pil(RGB8, "RGB", "BMP"), unit(RGB8)),
     "webp alpha": (pil(RGBA8, "RGBA", "WEBP", lossless=True, exact=True), on_white(RGB8, RGB8[..., 1:2])),
     "tiff lzw": (tiff(RGB8, photometric="rgb", compression="lzw", predictor=True), unit(RGB8)),
@@ -100,20 +86,6 @@ def test_pixels_are_exact(name):
     assert not isinstance(source, np.ndarray) or source.any()
 
 
-@pytest.mark.parametrize("suffix", [suffix for suffix in SUFFIXES if suffix not in (".jpg", ".jpeg")])
-def test_a_path_may_be_text_or_path_and_of_either_case(tmp_path, suffix):
-    path = tmp_path / f"Überraschung 1{suffix.upper()}"
-    Image.fromarray(RGB8).save(path, lossless=True)
-    np.testing.assert_array_equal(read_image(path), unit(RGB8))
-    np.testing.assert_array_equal(read_image(str(path)), unit(RGB8))
-
-
-def test_16_bits_are_kept_to_the_last():
-    ramp = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    for data in (png16(ramp, 0), png16(np.dstack([ramp] * 3), 2), tiff(ramp), tiff(np.dstack([ramp] * 3))):
-        np.testing.assert_array_equal(np.rint(read_image(data)[..., 1] * 65535), ramp)
-
-
 def test_palettes_and_their_transparency():
     indexed = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
     indexed.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
@@ -133,33 +105,18 @@ def test_jpeg_is_near_and_grey_jpeg_has_equal_channels():
     assert np.ptp(read_image(pil(smooth[..., 0], "L", "JPEG")), axis=2).max() == 0
 
 
-TURNED = {  # what the camera stored, for a scene that is upright
-    1: lambda x: x,
-    2: lambda x: x[:, ::-1],
-    3: lambda x: x[::-1, ::-1],
-    4: lambda x: x[::-1],
-    5: lambda x: x.swapaxes(0, 1),
-    6: lambda x: np.rot90(x, 1),
-    7: lambda x: np.rot90(x, 2).swapaxes(0, 1),
-    8: lambda x: np.rot90(x, -1),
-}
+FLIP = {2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (0,), 7: (0, 1), 8: (1,)}  # after a transposition from 5 on
 
 
-@pytest.mark.parametrize("orientation", TURNED)
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "png 16", "tiff 16", "pil"])
-def test_exif_orientation_is_applied(kind, orientation):
+@pytest.mark.parametrize("orientation", FLIP)
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF", "pil"])
+def test_exif_orientation_is_applied(fmt, orientation):
     exif = Image.Exif()
     exif[274] = orientation
-    scene = RGB16 if kind.endswith("16") else RGB8
-    stored = np.ascontiguousarray(TURNED[orientation](scene))
-    if kind == "tiff 16":
-        source = tiff(stored, photometric="rgb", extratags=[(274, 3, 1, orientation, True)])
-    elif kind == "png 16":
-        source = png16(stored, 2, (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
-    else:
-        data = pil(stored, "RGB", "PNG" if kind == "pil" else kind, exif=exif)
-        source = Image.open(io.BytesIO(data)) if kind == "pil" else data
-    np.testing.assert_allclose(read_image(source), unit(scene), atol=1e-7)
+    stored = np.flip(RGB8.swapaxes(0, 1) if orientation >= 5 else RGB8, FLIP[orientation])  # as the camera held it
+    data = pil(np.ascontiguousarray(stored), "RGB", "PNG" if fmt == "pil" else fmt, exif=exif)
+    source = Image.open(io.BytesIO(data)) if fmt == "pil" else data
+    np.testing.assert_allclose(read_image(source), unit(RGB8), atol=1e-7)
 
 
 @pytest.mark.parametrize("part", [0.5, 0.8])

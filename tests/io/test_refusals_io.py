@@ -106,7 +106,7 @@ FILES = [
     (read_volume, "study/twice", ValueError, "slices 1 and 2 (at 30.00 mm) at one place; keep one time point"),
     (read_volume, "study/palette", ValueError, "PALETTE COLOR colours; export it as grey"),
     (find_volumes, "empty", FileNotFoundError, "holds no volume; name a volume (.npy"),
-    (find_volumes, "both", ValueError, "holds volumes (b.npy) beside class folders (class)"),
+    (find_volumes, "both", ValueError, "b.npy beside the class folder class"),
 ]
 
 

@@ -206,15 +206,6 @@ def test_what_states_no_orientation_stays_as_stored(tmp_path, zooms):
     assert volume.source["spacing_known"] is (zooms != (1, 1, 1))
 
 
-def test_colour_nifti(tmp_path):
-    colour = np.zeros((5, 6, 7), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    for name in "RGB":
-        colour[name] = BYTES
-    nibabel.save(nibabel.Nifti1Image(colour, STRAIGHT), tmp_path / "a.nii")
-    volume = read_volume(tmp_path / "a.nii", orientation="stored")
-    np.testing.assert_allclose(volume.data, UNIT.transpose(), atol=1e-6)
-
-
 # Names and folders
 
 
