@@ -2,42 +2,24 @@
 
 import numpy as np
 
-from .shapes import (
-    CREAM,
-    INK,
-    PALETTE,
-    Shape,
-    ellipse,
-    flat,
-    limb,
-    mix,
-    noise,
-    rounded,
-    scallops,
-    smoothstep,
-    spline,
-    turned,
-)
+from .shapes import (  # isort: skip
+    CREAM, INK, PALETTE, Colour, Shape, ellipse, flat, limb, mix, noise, rgb, rounded, scallops, smoothstep, spline,
+    stroke, turned,
+)  # fmt: skip
 
 # Sky above, sky at the horizon, far hills, near ground.
-_THEMES = (
-    np.array(
-        [
-            [(126, 184, 222), (226, 238, 236), (148, 184, 172), (134, 172, 104)],
-            [(158, 200, 226), (250, 236, 210), (184, 190, 160), (196, 184, 112)],
-            [(236, 172, 140), (252, 226, 186), (190, 142, 150), (176, 146, 118)],
-            [(134, 144, 192), (244, 206, 196), (150, 144, 178), (128, 146, 128)],
-            [(150, 206, 214), (236, 244, 232), (120, 178, 190), (124, 186, 156)],
-            [(178, 206, 224), (244, 244, 246), (196, 210, 222), (232, 236, 240)],
-            [(212, 220, 196), (250, 244, 220), (186, 178, 132), (212, 172, 110)],
-            [(196, 178, 216), (246, 226, 226), (176, 166, 200), (160, 186, 140)],
-            [(116, 146, 186), (206, 218, 222), (122, 154, 166), (116, 156, 128)],
-            [(246, 212, 160), (252, 240, 214), (214, 176, 130), (186, 150, 116)],
-        ],
-        np.float32,
-    )
-    / 255
-)
+_THEMES = np.array([
+    [(126, 184, 222), (226, 238, 236), (148, 184, 172), (134, 172, 104)],
+    [(158, 200, 226), (250, 236, 210), (184, 190, 160), (196, 184, 112)],
+    [(236, 172, 140), (252, 226, 186), (190, 142, 150), (176, 146, 118)],
+    [(134, 144, 192), (244, 206, 196), (150, 144, 178), (128, 146, 128)],
+    [(150, 206, 214), (236, 244, 232), (120, 178, 190), (124, 186, 156)],
+    [(178, 206, 224), (244, 244, 246), (196, 210, 222), (232, 236, 240)],
+    [(212, 220, 196), (250, 244, 220), (186, 178, 132), (212, 172, 110)],
+    [(196, 178, 216), (246, 226, 226), (176, 166, 200), (160, 186, 140)],
+    [(116, 146, 186), (206, 218, 222), (122, 154, 166), (116, 156, 128)],
+    [(246, 212, 160), (252, 240, 214), (214, 176, 130), (186, 150, 116)],
+], np.float32) / 255  # fmt: skip
 
 
 def scenery(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
@@ -54,7 +36,7 @@ def scenery(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
         high, across = rng.uniform((0.05, 0.05), (0.3, 0.95)).astype(np.float32)
         sun = np.hypot(rows - high, rows.T - across)
         glow = 0.45 * np.exp(-((sun / 0.18) ** 2)) + 0.5 * smoothstep(-sun, -0.075, -0.06)
-        picture += (np.array([1.0, 0.96, 0.82], np.float32) - picture) * glow[..., None]
+        picture += (rgb(1.0, 0.96, 0.82) - picture) * glow[..., None]
     x = np.linspace(0, 1, size)
     count = rng.integers(1, 4)
     for i in range(count):
@@ -73,17 +55,17 @@ def scenery(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
     if not sea:  # light and shade lie across the meadow in broad sweeps
         ground = ground * (1 + 0.045 * noise(rng, size, 2, 4, 2.0)[..., None])
     if sea:
-        ground = mix(ground, np.array([0.42, 0.66, 0.74], np.float32), 0.6)
+        ground = mix(ground, rgb(0.42, 0.66, 0.74), 0.6)
     picture += (ground - picture) * np.clip((rows - ridge[None].astype(np.float32)) * size, 0, 1)[..., None]
     return picture, np.stack([mix(above, low, 0.5), far, near]), horizon, sea
 
 
-def _colour(rng: np.random.Generator) -> np.ndarray:
+def _colour(rng: np.random.Generator) -> Colour:
     return PALETTE[rng.integers(len(PALETTE))]
 
 
 def _cloud(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
-    white = mix(CREAM, np.ones(3, np.float32), 0.6)
+    white = mix(CREAM, rgb(1, 1, 1), 0.6)
     puff = scallops(x, y, 1.7 * r, 0.7 * r, int(rng.integers(7, 10)), 0.22, rng.uniform(0, 6))
     return [Shape("", puff, white, outline=False, relief=0.5)]
 
@@ -100,12 +82,12 @@ def _leaf(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]
 
 def _flower(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
     tone, green, n = _colour(rng), mix(PALETTE[14], PALETTE[15], rng.random()), int(rng.integers(5, 8))
-    stalk = limb([(x, y), (x + 0.2 * r, y + r), (x, y + 2.2 * r)], 0.2 * r, 0.15 * r)
+    stalk = [(x, y), (x + 0.2 * r, y + r), (x, y + 2.2 * r)]
     petals = [turned(ellipse(x + 0.58 * r, y, 0.42 * r, 0.27 * r), 360 * i / n, (x, y)) for i in range(n)]
     return [
-        flat("", stalk, green),
+        stroke("", stalk, green, 0.2 * r, 0.15 * r),
         *(Shape("", p, tone, relief=0.6) for p in petals),
-        Shape("", ellipse(x, y, 0.28 * r), np.array([0.97, 0.82, 0.4], np.float32), relief=0.6),
+        Shape("", ellipse(x, y, 0.28 * r), rgb(0.97, 0.82, 0.4), relief=0.6),
     ]
 
 
@@ -113,7 +95,7 @@ def _grass(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape
     green = mix(PALETTE[14], PALETTE[rng.integers(12, 16)], rng.random())
     blades = [(rng.uniform(-1, 1), rng.uniform(0.9, 1.8)) for _ in range(6)]
     lines = [[(x + 0.3 * b * r, y), (x + 0.5 * b * r, y - 0.5 * h * r), (x + b * r, y - h * r)] for b, h in blades]
-    return [flat("", limb(p, 0.22 * r, 0.03 * r), mix(green, INK, 0.02 * i)) for i, p in enumerate(lines)]
+    return [stroke("", p, mix(green, INK, 0.02 * i), 0.22 * r, 0.03 * r) for i, p in enumerate(lines)]
 
 
 def _stone(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
@@ -146,10 +128,8 @@ def distractors(rng: np.random.Generator, size: int, horizon: float, sea: bool) 
         shapes += _cloud(rng, *rng.uniform((0.05, 0.05), (0.95, horizon - 0.12)) * size, rng.uniform(0.06, 0.11) * size)
     kinds = [_stone, _stone, _ball] if sea else [_flower, _flower, _grass, _grass, _stone, _ball]
     low = [(make, *rng.uniform((0.04, horizon + 0.08), (0.96, 0.97))) for make in rng.choice(kinds, rng.integers(4, 9))]
-    air = [
-        (make, *rng.uniform((0.04, 0.05), (0.96, 0.9)))
-        for make in rng.choice([_leaf, _leaf, _star], rng.integers(1, 5))
-    ]
+    high = rng.choice([_leaf, _leaf, _star], rng.integers(1, 5))
+    air = [(make, *rng.uniform((0.04, 0.05), (0.96, 0.9))) for make in high]
     for make, x, y in sorted(low, key=lambda piece: piece[2]) + air:
         near = 0.6 + 0.7 * max(y - horizon, 0)
         shapes += make(rng, x * size, y * size, rng.uniform(0.045, 0.075) * near * size)

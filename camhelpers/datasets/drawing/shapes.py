@@ -1,40 +1,28 @@
 """Shapes, and how they become soft-edged layers with exact masks, and layers a picture."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+Points = Sequence[tuple[float, float]] | np.ndarray
 Curve = np.ndarray
 Colour = np.ndarray
-INK = np.array([0.17, 0.14, 0.19], np.float32)
-CREAM = np.array([0.98, 0.94, 0.85], np.float32)
-GLASS = np.array([0.70, 0.87, 0.93], np.float32)
 
+
+def rgb(red: float, green: float, blue: float) -> Colour:
+    """A colour of three numbers in 0..1."""
+    return np.array((red, green, blue), np.float32)
+
+
+INK, CREAM, GLASS = rgb(0.17, 0.14, 0.19), rgb(0.98, 0.94, 0.85), rgb(0.70, 0.87, 0.93)
 # One palette for all subjects: a colour says nothing about the class.
-PALETTE = (
-    np.array(
-        [
-            (224, 108, 84), (238, 150, 78), (243, 190, 88), (201, 168, 110), (160, 108, 72), (120, 82, 66),
-            (214, 92, 112), (236, 146, 150), (172, 96, 140), (122, 98, 158), (92, 118, 178), (104, 164, 206),
-            (72, 150, 154), (96, 172, 136), (136, 170, 92), (98, 132, 88), (150, 154, 160), (88, 96, 116),
-            (232, 214, 182), (205, 72, 66),
-        ],
-        np.float32,
-    )
-    / 255
-)  # fmt: skip
-
-
-class Shape(NamedTuple):
-    """One closed curve of a part: its colour, whether it bears the coat's pattern or an outline, how round it looks."""
-
-    part: str
-    points: Curve
-    colour: Colour
-    pattern: bool = False
-    outline: bool = True
-    relief: float = 1.0
+PALETTE = np.array([
+    (224, 108, 84), (238, 150, 78), (243, 190, 88), (201, 168, 110), (160, 108, 72), (120, 82, 66), (214, 92, 112),
+    (236, 146, 150), (172, 96, 140), (122, 98, 158), (92, 118, 178), (104, 164, 206), (72, 150, 154), (96, 172, 136),
+    (136, 170, 92), (98, 132, 88), (150, 154, 160), (88, 96, 116), (232, 214, 182), (205, 72, 66),
+], np.float32) / 255  # fmt: skip
 
 
 class Coat(NamedTuple):
@@ -46,9 +34,23 @@ class Coat(NamedTuple):
     pale: Colour
 
 
-def flat(part: str, points: Curve, colour: Colour) -> Shape:
-    """A detail without outline or shading: a whisker, a seam, a glint."""
-    return Shape(part, points, colour, outline=False, relief=0)
+class Shape(NamedTuple):
+    """One closed curve of a part: colour, whether it has the coat's pattern, an outline, and how round it looks."""
+
+    part: str
+    points: Curve
+    colour: Colour
+    pattern: bool = False
+    outline: bool = True
+    relief: float = 1.0
+
+
+class Layer(NamedTuple):
+    """Colours multiplied by their opacity, the opacity, and at each pixel the number of the part (0: none)."""
+
+    colours: np.ndarray
+    opacity: np.ndarray
+    labels: np.ndarray
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
@@ -74,7 +76,7 @@ def ellipse(x: float, y: float, rx: float, ry: float | None = None, angle: float
     return turned(np.stack([x + rx * np.cos(t), y + (rx if ry is None else ry) * np.sin(t)], 1), angle, (x, y))
 
 
-def spline(points: list[tuple[float, float]] | Curve, closed: bool = True, steps: int = 8) -> Curve:
+def spline(points: Points, closed: bool = True, steps: int = 8) -> Curve:
     """A smooth curve through the points (Catmull-Rom)."""
     p = np.asarray(points, np.float64)
     p = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
@@ -85,7 +87,7 @@ def spline(points: list[tuple[float, float]] | Curve, closed: bool = True, steps
     return curve if closed else np.concatenate([curve, p[-2:-1]])
 
 
-def limb(points: list[tuple[float, float]], start: float, end: float | None = None) -> Curve:
+def limb(points: Points, start: float, end: float | None = None) -> Curve:
     """A band along a smooth line, with round ends, from width `start` to width `end`: a tail, a leg, a whisker."""
     line = spline(points, closed=False)
     ahead = np.gradient(line, axis=0)
@@ -98,7 +100,7 @@ def limb(points: list[tuple[float, float]], start: float, end: float | None = No
     return np.concatenate([line + side, tip, (line - side)[::-1], root])
 
 
-def rounded(points: list[tuple[float, float]], radius: float = 0.06) -> Curve:
+def rounded(points: Points, radius: float = 0.06) -> Curve:
     """A polygon with soft corners."""
     p = np.asarray(points, np.float64)
     before, after = np.roll(p, 1, 0) - p, np.roll(p, -1, 0) - p
@@ -114,23 +116,42 @@ def scallops(x: float, y: float, rx: float, ry: float, bumps: int, depth: float 
     return np.stack([x + rx * r * np.cos(t), y + ry * r * np.sin(t)], 1)
 
 
-def turned(points: Curve, angle: float, about: tuple[float, float] = (0.0, 0.0)) -> Curve:
+def box(left: float, top: float, right: float, bottom: float, radius: float) -> Curve:
+    """An upright rectangle with soft corners."""
+    return rounded([(left, top), (right, top), (right, bottom), (left, bottom)], radius)
+
+
+def turned(points: Points, angle: float, about: tuple[float, float] = (0.0, 0.0)) -> Curve:
     """The points turned by `angle` degrees, clockwise on the screen."""
     c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     return (np.asarray(points, np.float64) - about) @ np.array([[c, s], [-s, c]]) + about
 
 
-def mirrored(points: Curve | list[tuple[float, float]]) -> Curve:
-    """The points seen in a mirror along the y axis."""
-    return np.asarray(points, np.float64) * (-1, 1)
+def symmetric(points: Points) -> Curve:
+    """A closed outline from its right half, which begins and ends on the y axis."""
+    half = np.asarray(points, np.float64)
+    return np.concatenate([half, half[-2:0:-1] * (-1, 1)])
 
 
-class Layer(NamedTuple):
-    """Colours multiplied by their opacity, the opacity, and at each pixel the number of the part (0: none)."""
+# Shapes ---------------------------------------------------------------------------------------------------------------
 
-    colours: np.ndarray
-    opacity: np.ndarray
-    labels: np.ndarray
+
+def flat(part: str, points: Curve, colour: Colour) -> Shape:
+    """A detail without outline or shading: a spot, a glint."""
+    return Shape(part, points, colour, outline=False, relief=0)
+
+
+def stroke(part: str, points: Points, colour: Colour, start: float, end: float | None = None) -> Shape:
+    """A line without outline or shading, from width `start` to width `end`: a whisker, a seam."""
+    return flat(part, limb(points, start, end), colour)
+
+
+def tilted(shapes: list[Shape], angle: float, about: tuple[float, float]) -> list[Shape]:
+    """The shapes turned together, by `angle` degrees."""
+    return [s._replace(points=turned(s.points, angle, about)) for s in shapes]
+
+
+# Painting -------------------------------------------------------------------------------------------------------------
 
 
 def noise(rng: np.random.Generator, size: int, coarsest: int = 2, finest: int = 32, stretch: float = 1.0) -> np.ndarray:
