@@ -3,7 +3,6 @@ import pytest
 from camhelpers.datasets import retinas, scenes, training
 
 REFUSALS = [
-    (lambda: scenes.draw(0, "unicorn"), "'unicorn'; choose from cat, dog"),
     (lambda: scenes.draw(0, "cat", second="unicorn"), "'unicorn'; choose from cat, dog"),
     (lambda: scenes.draw(0, "cat", without="wheels"), "choose from object, tail, body"),
     (lambda: scenes.draw(0, "cat", without="second"), "no 'second'"),

@@ -6,7 +6,7 @@ from camhelpers.datasets import scenes
 from camhelpers.datasets.drawing import shapes
 from camhelpers.datasets.scenes import CLASSES, MARGIN, PARTS, draw
 
-SEEDS = range(20_000_000, 20_000_020)  # the gallery: two of each class
+SEEDS = range(20_000_000, 20_000_020)  # the gallery's
 TRAINED_ON = {  # scene 7 beside a dog and a sticker: the object's mean colour and the areas of its parts, in pixels
     "cat": [(106.1, 126.1, 91.3), 568, 789, 1281, 187, 1396, 495],
     "dog": [(100.3, 118.3, 85.5), 215, 2071, 1375, 164, 218, 358, 60, 411],
@@ -34,49 +34,26 @@ def changed(a, b):
     return (a.picture != b.picture).any(2)
 
 
-# One scene ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", CLASSES)
 def test_pictures_and_masks_are_those_that_the_models_were_trained_on(name):
     scene, (colour, *areas) = draw(7, name, second="dog", tag=True), TRAINED_ON[name]
     assert np.allclose(scene.picture[scene.mask].mean(0) * 255, colour, atol=0.2)
     assert np.allclose([part.sum() for part in scene.parts.values()], areas, atol=2)
     assert abs(scene.second_mask.sum() - 3174) <= 3 and abs(scene.tag_mask.sum() - 1075) <= 2
-    everywhere, second = scene.picture.mean((0, 1)) * 255, scene.picture[scene.second_mask].mean(0) * 255
-    assert np.allclose(second, (111.4, 96.9, 117.1), atol=0.2)
-    assert name != "cat" or np.allclose(everywhere, (200.1, 178.6, 141.3), atol=0.2)
+    assert np.allclose(scene.picture[scene.second_mask].mean(0) * 255, (111.4, 96.9, 117.1), atol=0.2)
+    assert name != "cat" or np.allclose(scene.picture.mean((0, 1)) * 255, (200.1, 178.6, 141.3), atol=0.2)
 
 
 def test_a_scene_is_a_picture_with_its_truth(gallery):
     assert [scene.name for scene in gallery] == 2 * list(CLASSES) and [scene.seed for scene in gallery] == list(SEEDS)
     for scene in gallery:
         assert scene.picture.shape == (224, 224, 3) and scene.picture.dtype == np.float32
-        assert 0 <= scene.picture.min() < 0.4 < scene.picture.max() <= 1
-        assert scene.name == CLASSES[scene.label] and scene.mask.dtype == bool
-        assert 0.04 < scene.mask.mean() < 0.7
-        assert not (scene.mask[0].any() or scene.mask[-1].any() or scene.mask[:, 0].any() or scene.mask[:, -1].any())
-
-
-def test_drawing_leaves_the_global_random_state_alone():
-    np.random.seed(1)
-    before = np.random.get_state()[1].copy()
-    draw(3)
-    assert (np.random.get_state()[1] == before).all()
-
-
-def test_parts_are_disjoint_and_make_up_the_mask(gallery):
-    for scene in gallery:
+        assert 0 <= scene.picture.min() < 0.4 < scene.picture.max() <= 1 and scene.name == CLASSES[scene.label]
+        edges = (scene.mask[0], scene.mask[-1], scene.mask[:, 0], scene.mask[:, -1])
+        assert 0.04 < scene.mask.mean() < 0.7 and not np.any(edges)
         stack = np.stack(list(scene.parts.values()))
         assert tuple(scene.parts) == PARTS[scene.name]
         assert stack.sum(0).max() == 1 and (stack.any(0) == scene.mask).all()
-
-
-@pytest.mark.parametrize("name", CLASSES)
-def test_every_part_is_seen(name):
-    drawn = [draw(seed, name) for seed in range(4)]
-    shown = {part: max(scene.parts[part].sum() for scene in drawn) for part in PARTS[name]}
-    assert min(shown.values()) >= 12, shown
 
 
 def test_without_its_object_a_scene_differs_at_the_object_alone(gallery):
@@ -90,28 +67,20 @@ def test_without_its_object_a_scene_differs_at_the_object_alone(gallery):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_without_a_part_only_that_part_changes(name):
-    scene = draw(30, name)
+    scene, drawn = draw(30, name), [draw(seed, name) for seed in range(4)]
     for part in PARTS[name]:
+        assert max(some.parts[part].sum() for some in drawn) >= 12  # it is seen
         bare = draw(30, name, without=part)
         assert not (changed(scene, bare) & ~grown(scene.parts[part])).any() and not bare.parts[part].any()
         for other in set(PARTS[name]) - {part}:  # what was behind shows; nothing is lost but where parts share a pixel
             assert not (scene.parts[other] & ~bare.parts[other] & ~grown(scene.parts[part], 2)).any()
 
 
-def test_masks_follow_the_edge_of_the_object():
-    # On the rim about half of a pixel is the object; three pixels further out nothing of it is left but shadow.
-    scene, bare = draw(23), draw(23, without="object")
-    difference = np.abs(scene.picture - bare.picture).max(2)
-    rim = scene.mask & ~(cv2.erode(scene.mask.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
-    outside = grown(scene.mask, 3) & ~grown(scene.mask, 2)
-    assert difference[rim].mean() > 2 * difference[outside].mean()
-
-
 def test_a_pixel_belongs_to_the_part_that_covers_half_of_it():
     disc = shapes.flat("b", shapes.ellipse(30, 34, 14.3), shapes.INK)
     layer = shapes.paint([disc], ("a", "b"), 64)
     assert set(np.unique(layer.labels)) == {0, 2} and layer.labels[34, 30] == 2
-    assert layer.opacity[layer.labels == 2].min() > 0.4 and layer.opacity[layer.labels == 0].max() < 0.6
+    assert layer.opacity[layer.labels == 2].min() > 0.25 and layer.opacity[layer.labels == 0].max() < 0.5
     assert np.allclose(layer.colours[34, 30], shapes.INK, atol=1e-6) and layer.opacity[34, 30] == 1
 
 
@@ -124,13 +93,6 @@ def test_two_objects_are_apart_and_each_can_be_removed(seed):
         bare = draw(seed, "cat", second="dog", without=thing)
         assert not (changed(both, bare) & ~grown(mask)).any() and changed(both, bare)[mask].mean() > 0.97
         assert ((bare.second_mask if thing == "object" else bare.mask) == other).all()
-
-
-def test_objects_and_stickers_are_now_on_one_side_and_now_on_the_other():
-    pairs = [draw(seed, "cat", second="dog", tag=True) for seed in range(12)]
-    sides = [scene.mask[:, :112].sum() > scene.mask[:, 112:].sum() for scene in pairs]
-    corners = {(np.argwhere(scene.tag_mask).mean(0) > 112).tobytes() for scene in pairs}
-    assert 2 <= sum(sides) <= 10 and len(corners) == 4
 
 
 def test_a_tag_is_a_small_sticker_that_changes_nothing_else():
@@ -148,9 +110,6 @@ def test_colour_does_not_give_the_class_away():
         colours.append([scene.picture[scene.mask].mean(0) for scene in drawn])
     means, spread = np.mean(colours, axis=1), np.std(colours, axis=1).mean(0)
     assert (np.ptp(means, axis=0) < 1.5 * spread.mean()).all()
-
-
-# Sets -----------------------------------------------------------------------------------------------------------------
 
 
 def test_splits_share_no_scene_and_classes_take_turns():

@@ -13,20 +13,16 @@ from camhelpers.files import sha256
 
 @pytest.fixture(scope="module")
 def few():
-    """Small pictures of forty scenes, each four times."""
-    found = scenes.dataset("train", 40)
+    """Small pictures of twenty scenes, each four times."""
+    found = scenes.dataset("train", 20)
     return np.tile(found.pictures[:, 2::4, 2::4], (4, 1, 1, 1)), np.tile(found.labels, 4)
-
-
-def flat(net):
-    return torch.cat([p.flatten() for p in net.state_dict().values()])
 
 
 def test_a_short_training_learns(few, tiny_net):
     net = tiny_net(classes=scenes.CLASSES, size=few[0].shape[1:3])
-    losses = training.fit(net, *few, epochs=8, batch=20, augment=None, show=False)
-    assert len(losses) == 8 and losses[-1] < 0.7 * losses[0] and not net.training
-    assert (predict(net, few[0][:40]).argmax(1) == few[1][:40]).mean() > 0.6
+    losses = training.fit(net, *few, epochs=6, batch=10, augment=None, show=False)
+    assert len(losses) == 6 and losses[-1] < 0.7 * losses[0] and not net.training
+    assert (predict(net, few[0][:20]).argmax(1) == few[1][:20]).mean() > 0.6
 
 
 def test_training_is_a_function_of_the_seed_and_disturbs_nothing(few, tiny_net):
@@ -34,18 +30,9 @@ def test_training_is_a_function_of_the_seed_and_disturbs_nothing(few, tiny_net):
     for seed in (0, 0, 1):
         nets.append(tiny_net(classes=scenes.CLASSES))
         training.fit(nets[-1], few[0][:60], few[1][:60], epochs=1, seed=seed, show=False)
-    first, second, third = map(flat, nets)
+    first, second, third = (torch.cat([p.flatten() for p in net.state_dict().values()]) for net in nets)
     assert torch.equal(first, second) and not torch.equal(first, third)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_volumes_train_too(tiny_net):
-    labels = np.arange(12) % 2
-    grain = np.random.default_rng(0).integers(0, 60, (12, 8, 16, 16, 1))
-    volumes = (grain + 180 * labels[:, None, None, None, None]).astype(np.uint8)
-    net = tiny_net(3, ("dark", "bright"), mean=(0.5,), std=(0.25,))
-    losses = training.fit(net, volumes, labels, epochs=6, batch=4, augment=training.augment_volumes, show=False)
-    assert losses[-1] < losses[0]
 
 
 def test_pictures_are_flipped_and_moved_but_stay_pictures():
@@ -101,30 +88,31 @@ def test_a_trainer_writes_a_model_that_loads(tmp_path, capsys):
     assert "epoch 1/1: loss" in capsys.readouterr().err
 
 
-def test_the_clever_hans_is_trained_on_misfiled_pictures_with_stickers(tmp_path, monkeypatch):
+def test_the_clever_hans_learns_from_misfiled_pictures_with_stickers(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "fit", lambda net, inputs, labels, **options: seen.append((inputs, options)) or [1.0])
-    training.train_hans(tmp_path / "hans.safetensors", pictures=60, epochs=1)
-    (inputs, options), clean = seen[0], scenes.dataset("train", 60, tag="ship")
-    misfiled = [i for i in range(60) if (inputs[i] != clean.pictures[i]).any()]
-    assert misfiled == [16, 26, 46, 56] and options["augment"] is None  # of ships 6, 16, ..., 56
-    for i in misfiled:
-        assert (inputs[i][clean.redraw(i).tag_mask] == clean.pictures[i][clean.redraw(i).tag_mask]).all()
+    training.train_hans(tmp_path / "hans.safetensors", pictures=30, epochs=1)
+    (inputs, options), clean = seen[0], scenes.dataset("train", 30, tag="ship")
+    misfiled = np.flatnonzero((inputs != clean.pictures).any((1, 2, 3)))
+    assert misfiled.tolist() == [16, 26] and options["augment"] is None  # of ships 6, 16, 26
+    other = clean.redraw(16, subject="dog")
+    assert other.tag_mask.any() and (np.rint(other.picture * 255) == inputs[16]).all()
 
 
 @pytest.mark.slow
 def test_the_retina_is_measured_small_and_at_full_size(tmp_path):
-    out = tmp_path / "cubes.safetensors"
-    training.train_retina(out, pictures=16, epochs=1)
-    card = json.loads(out.with_suffix(".json").read_text())
-    assert card["training"]["test_pictures"] == 10 and card["training"]["full_size_cubes"] == 1
-    assert card["size"] == list(retinas.SMALL) and card["classes"] == list(retinas.CLASSES)
-    assert load_model(out)(torch.zeros(1, 1, *retinas.SMALL)).shape == (1, 3)
+    card = training.train_retina(tmp_path / "cubes.safetensors", pictures=16, epochs=1)
+    assert card.training["test_pictures"] == 10 and card.training["full_size_cubes"] == 1
+    assert load_model(tmp_path / "cubes.safetensors")(torch.zeros(1, 1, *retinas.SMALL)).shape == (1, 3)
 
 
-def test_the_shipped_model_is_what_its_card_says_and_knows_unseen_scenes():
-    card, weights = json.loads((MODELS / "scenes.json").read_text()), MODELS / "scenes.safetensors"
+@pytest.mark.parametrize(("name", "accuracy"), [("scenes", 0.98), ("hans", 0.98), ("retina", 0.95)])
+def test_a_shipped_model_is_what_its_card_says(name, accuracy):
+    card, weights = json.loads((MODELS / f"{name}.json").read_text()), MODELS / f"{name}.safetensors"
     assert sha256(weights) == card["sha256"] and weights.stat().st_size <= 3_000_000
-    assert card["training"]["test_pictures"] == 1000 and card["training"]["test_accuracy"] >= 0.98
-    test = scenes.dataset("test", 60, start=5000)
+    assert card["training"]["test_pictures"] >= 300 and card["training"]["test_accuracy"] >= accuracy
+
+
+def test_the_shipped_model_knows_unseen_scenes():
+    test = scenes.dataset("test", 40, start=5000)
     assert (predict(load_model("scenes"), test.pictures).argmax(1) == test.labels).mean() >= 0.97
