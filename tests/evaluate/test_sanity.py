@@ -43,7 +43,7 @@ def x():
 
 @pytest.fixture(scope="module")
 def few():
-    return scenes.dataset("test", 4, size=64)
+    return scenes.dataset("test", 4)
 
 
 # How alike ------------------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ class RedTags:
         return len(self.few)
 
     def redraw(self, i, tag):
-        scene = self.few.redraw(i, tag=tag)
+        scene = self.few.redraw(i, tag=tag, size=64)
         picture = np.repeat(scene.picture.mean(2, keepdims=True), 3, 2)
         if tag:
             picture[scene.tag_mask] = (1, 0, 0)
