@@ -134,17 +134,14 @@ class Explanation:
         chosen = range(len(self.classes)) if isinstance(classes, str) and classes == "all" else classes
         if len(chosen) == 0:
             raise ValueError("classes is empty; name at least one class, or 'all'.")
-        options["normalize"], shared = False, options.get("normalize", True)
-        maps = np.stack([self.heatmap(target=c, **options) for c in chosen])
-        if not shared:
-            return maps
+        maps = np.stack([self.heatmap(target=c, normalize=False, **options) for c in chosen])
         top = maps.max(axis=(0, *range(1 if self.single else 2, maps.ndim)), keepdims=True)
         return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
 
     def blank(self, method: str = "gradcam", **options: Any) -> bool | np.ndarray:
         """Whether the map shows no positive evidence at all."""
-        heat = self.heatmap(method, **{**options, "size": "native", "normalize": False})
-        return bool(heat.max() <= 0) if self.single else heat.reshape(len(heat), -1).max(1) <= 0
+        top = self.heat(method, **{**options, "size": "native"}).divided_by
+        return bool(top == 0) if self.single else top == 0
 
     # to look at ------------------------------------------------------------------------------------------------------
 

@@ -127,6 +127,15 @@ def test_under_bf16_autocast(net):
     assert np.allclose(ex.probabilities, expected.probabilities, atol=0.02)
 
 
+def test_a_callable_sees_one_sample_at_a_time(net):
+    seen = []
+    product = ch.capture(net, batch(3)).gradients(lambda out: seen.append(out.shape) or out[0] * out[1])
+    assert seen == [(3,)] * 3
+    alone = ch.capture(net, batch(3)[1:2]).gradients(lambda out: out[0] * out[1])
+    torch.testing.assert_close(product["layer4"][1], alone["layer4"][0])
+    assert sample({"a": (torch.arange(3), 7), "b": None}, 2) == {"a": (torch.tensor(2), 7), "b": None}
+
+
 # what it costs -------------------------------------------------------------------------------------------------------
 
 
@@ -291,39 +300,3 @@ def test_everything_is_as_it_was_after_an_error(used, entry):
         FAILURES[entry](used)
     assert ("broke" in str(caught.value)) == (" fails" in entry and entry != "predict fails")  # comes through as it is
     assert state(used) == before
-
-
-# other outputs -------------------------------------------------------------------------------------------------------
-
-
-class Outputs(nn.Module):
-    """Returns what `shape` makes of the feature map."""
-
-    def __init__(self, shape):
-        super().__init__()
-        self.conv, self.shape = nn.Conv2d(3, 4, 3, padding=1), shape
-
-    def forward(self, x):
-        return self.shape(self.conv(x))
-
-
-def test_a_callable_explains_any_output():
-    expected = torch.zeros(2, 4, 6, 5)
-    expected[:, 1] = 1 / 30  # in all of these the score is the mean of channel 1
-    for shape, target in (
-        (lambda a: {"out": a, "aux": [a * 2]}, lambda out: out["out"][1].mean()),  # segmentation
-        (lambda a: (a.mean((2, 3)), a), lambda out: out[1][1].mean().reshape(1, 1)),
-        (lambda a: a.mean((2, 3)), lambda out: out[1]),  # logits
-        (lambda a: a[:, 1].mean((1, 2)), lambda out: out),  # regression
-    ):
-        G = ch.capture(Outputs(shape), batch(2, 6, 5), "conv").gradients(target)["conv"]
-        torch.testing.assert_close(G, expected)
-
-
-def test_a_callable_sees_one_sample_at_a_time(net):
-    seen = []
-    product = ch.capture(net, batch(3)).gradients(lambda out: seen.append(out.shape) or out[0] * out[1])
-    assert seen == [(3,)] * 3
-    alone = ch.capture(net, batch(3)[1:2]).gradients(lambda out: out[0] * out[1])
-    torch.testing.assert_close(product["layer4"][1], alone["layer4"][0])
-    assert sample({"a": (torch.arange(3), 7), "b": None}, 2) == {"a": (torch.tensor(2), 7), "b": None}

@@ -8,13 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from camhelpers.cam import methods
-from camhelpers.cam.capture import capture, resolve_target
-from camhelpers.cam.cards import Card
-from camhelpers.cam.explain import explain, predict
+from camhelpers import Card, capture, explain, layer_name, load_model, predict, save_model
+from camhelpers.cam.capture import resolve_target
 from camhelpers.cam.gradients import noisy_gradients
-from camhelpers.cam.layers import layer_name
-from camhelpers.cam.models import load_model, save_model
+from camhelpers.cam.methods import variants
 from camhelpers.cam.nets import SmallResNet
 
 X, PICTURE, CUBE = torch.zeros(2, 3, 64, 64), np.zeros((9, 9, 3)), np.zeros((16, 32, 32))
@@ -48,9 +45,9 @@ def stored(content: object, name: str = "bad.pt", **spec: object) -> nn.Module:
 
 
 def exchanged() -> nn.Module:
-    """The model loaded from weights beside another model's card."""
-    for name in ("one", "two"):
-        save_model(SmallResNet(3, widths=(4, 4, 4, 4)), Card(name, ("a",) * 3, "small_resnet"), name)
+    """The model loaded from weights beside the card of others."""
+    save_model(BARE, Card("bare", ("a",) * 3, "small_resnet"), "one")
+    save_model(nn.Flatten(), Card("bare", ("a",) * 3, "small_resnet"), "two")
     Path("one.safetensors").replace("two.safetensors")
     return load_model("two.safetensors")
 
@@ -64,20 +61,17 @@ DETACHED = Outputs(lambda a: a.detach().mean((2, 3)))
 
 # fmt: off
 REFUSALS = [
-    # layers
     (lambda n: capture(n, X, "layer5"), V, "no layer 'layer5'; it has stem, layer1, layer2,"),
     (lambda n: capture(n, X, nn.ReLU()), V, "given ReLU is not a layer of this model"),
     (lambda n: capture(n, X, []), V, "layers is empty; name at least one"),
     (lambda n: capture(n, X, "fc"), V, r"'fc' gives \(2, 3\), which has no spatial map .*another"),
     (lambda n: capture(Outputs(lambda a: a), X, "unused"), V, "never reached layer 'unused'; name one"),
     (lambda n: layer_name(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))), V, "No layer with a spatial map was found"),
-    # tensors
     (lambda n: capture(n, X[:, :1]), V, "has 1 channels; the model takes 3"),
     (lambda n: capture(n, X[0]), V, r"\(3, 64, 64\); the model takes \(N, C\) and 2 spatial axes"),
     (lambda n: capture(n, X.double()), V, "input is torch.float64; the model takes torch.float32"),
     (lambda n: capture(n, X.byte()), T, r"takes a floating-point tensor \(N, C, \*spatial\)"),
     (lambda n: capture(n, X / 0), V, "NaN or infinite values; clean it"),
-    # targets
     (lambda n: score(n, 3), V, "Class 3 is out of range; .* classes 0 to 2"),
     (lambda n: score(n, [0]), V, "1 targets for a batch of 2; give one, or one for"),
     (lambda n: score(n, [None, 1]), T, "target must be None, a class"),
@@ -88,7 +82,6 @@ REFUSALS = [
     (lambda n: score(Outputs(lambda a: a), 0), V, r"returns \(2, 4, 64, 64\), not \(N, classes\); pass target="),
     (lambda n: explain(n, PICTURE).heatmap(target="cow"), V, "no class 'cow'; it knows cat"),
     (lambda n: resolve_target("cow", ()), V, "no class 'cow'; it knows no names of classes"),
-    # pictures and volumes
     (lambda n: explain(n, "nowhere.png"), FileNotFoundError, "nowhere.png does not exist"),
     (lambda n: explain(n, np.full((9, 9, 3), 200.0)), V, "must lie in 0..1: divide by 255"),
     (lambda n: explain(n, []), V, "no picture or volume to explain; give at least one"),
@@ -99,7 +92,6 @@ REFUSALS = [
     (lambda n: explain(n.deep, CUBE).overlay(), V, "This input is no picture; draw its slices"),
     (lambda n: predict(n, []), V, "no picture to predict"),
     (lambda n: predict(BARE, [PICTURE]), T, "no card .* load_model"),
-    # heatmaps
     (lambda n: explain(n, PICTURE).heatmap("smothgrad"), V, "no method 'smothgrad'; choose one of gradcam,.*vargrad"),
     (lambda n: explain(n, PICTURE).heatmap("hybrid", alpha=1.1), V, "alpha is 1.1; it lies between"),
     (lambda n: explain(n, PICTURE).heatmap(size="full"), V, "size is 'full'; it is 'input'"),
@@ -109,14 +101,12 @@ REFUSALS = [
     (lambda n: explain(n, PICTURE).heatmap("vargrad", samples=1), V, "take 2 samples or more"),
     (lambda n: noisy_gradients(n, X, [0, 0], spread=0), V, "a spread above 0"),
     (lambda n: noisy_gradients(DETACHED, X, [0, 0]), V, "depends neither on a captured layer nor on the input"),
-    (lambda n: methods.variants(["hybrid"], []), V, "no method to examine; name some of gradcam"),
-    # cards
+    (lambda n: variants(["hybrid"], []), V, "no method to examine; name some of gradcam"),
     (lambda n: Card("x", mean=(0.5,), std=(0,)), V, "one positive number for each channel"),
     (lambda n: Card("x", size=32), V, "size is 32: "),
     (lambda n: Card("x", size=(8, 8, 8)).prepare(PICTURE), V, "takes inputs with 3 axes, not pictures; pass a tensor"),
     (lambda n: Card("x").prepare_volume(CUBE), V, "three numbers in size and one in mean and std"),
     (lambda n: explain(load_model(SmallResNet(2), classes=3), PICTURE), V, "names 3 classes, but .* has 2 outputs"),
-    # models
     (lambda n: load_model("tinny"), V, "no model 'tinny'; give a shipped one .*scenes.*, a classifier of torchvision"),
     (lambda n: load_model("none.pt", **SPEC), FileNotFoundError, r"There is no checkpoint 'none\.pt'"),
     (lambda n: stored({"weight": Code()}, **SPEC), V, r"holds more than weights \(pickled code\) and was refused"),
