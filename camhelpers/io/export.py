@@ -35,7 +35,6 @@ def overlay_pages(
     >>> next(overlay_pages(np.ones((2, 1, 1), np.float32), np.zeros((2, 1, 1))))[0, 0].tolist()
     [153, 153, 204]
     """
-    _agree(volume, heat)
     shape = (*heat.shape[1:], 3)
     return (
         overlay(np.broadcast_to(grey[..., None], shape), page, opacity=opacity, cmap=cmap)
@@ -99,7 +98,6 @@ def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
     import nibabel
     from imagecodecs import gzip_encode
 
-    _agree(volume.data, heat)
     if volume.grid is not None:
         values, header = volume.grid.restore(heat), volume.grid.header.copy()
     else:
@@ -117,8 +115,3 @@ def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
     with atomic(path) as temporary:  # compressed in one piece, which is many times faster than slice by slice
         temporary.write_bytes(gzip_encode(data, 1) if Path(path).suffix == ".gz" else data)
     return Path(path)
-
-
-def _agree(volume: np.ndarray, heat: np.ndarray) -> None:
-    if np.ndim(heat) != 3 or np.shape(volume) != np.shape(heat):
-        raise ValueError(f"The volume is {np.shape(volume)} and the heat {np.shape(heat)}; both must be one (Z, Y, X).")
