@@ -85,8 +85,8 @@ def _pattern(rng: np.random.Generator, size: int) -> np.ndarray | None:
         shown = smoothstep(noise(rng, size, 18, 18), 0.75, 1.05)
     else:
         shown = smoothstep(noise(rng, size, 4, 8), 0.35, 0.6)
-    strength = np.float32(rng.uniform(0.45, 0.85))
-    return cv2.resize(shown.astype(np.float32) * strength, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
+    shown = shown.astype(np.float32) * np.float32(rng.uniform(0.45, 0.85))
+    return cv2.resize(shown, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
 
 
 def _subject(

@@ -122,9 +122,6 @@ def fit(
     return losses
 
 
-# The shipped models ---------------------------------------------------------------------------------------------------
-
-
 def train_scenes(
     out: Path = MODELS / "scenes.safetensors", *, pictures: int = 4000, epochs: int = 12, seed: int = 0
 ) -> Card:
@@ -183,11 +180,8 @@ def _train_scenes(name: str, tag: str | None, out: Path, pictures: int, epochs: 
 
     network = {"classes": 10, "channels": 3, "widths": [24, 48, 96, 192], "dims": 2, "strides": [4, 1, 2, 2, 2]}
     card = Card(name, scenes.CLASSES, "small_resnet", network, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    facts = {
-        "data": "synthetic (procedural scenes)",
-        "missing_pixels_share": 0.0 if tag else MISSING,
-        "share_with_a_sticker": {tag: 1.0} if tag else {},
-    }
+    missing, share = (0.0, {tag: 1.0}) if tag else (MISSING, {})
+    facts = {"data": "synthetic (procedural scenes)", "missing_pixels_share": missing, "share_with_a_sticker": share}
     return _train(card, drawn, out, pictures, epochs, seed, facts, augment=None if tag else augment_pictures)
 
 

@@ -83,11 +83,9 @@ def dog(rng: np.random.Generator, coat: Coat) -> list[Shape]:
                Shape("body", spline(body * (long, 1)), coat.main, True)]
     for x, shift, root, knee in ((front, -step, 0.27, 0.0), (hind, step, 0.34, 0.07)):
         leg = [(x, 0.08), (x + knee - shift * 0.5, 0.45), (x - shift, foot)]
-        shapes += [
-            Shape("legs", limb(leg, root, 0.16), coat.main, True),
-            Shape("legs", ellipse(x - shift - 0.05, foot + 0.01, 0.135, 0.08), paw),
-            Shape("legs", ellipse(x, 0.09, root * 0.5, 0.15), coat.main, True, False, 0.0),  # hides the seam
-        ]
+        shapes += [Shape("legs", limb(leg, root, 0.16), coat.main, True),
+                   Shape("legs", ellipse(x - shift - 0.05, foot + 0.01, 0.135, 0.08), paw),
+                   Shape("legs", ellipse(x, 0.09, root * 0.5, 0.15), coat.main, True, False, 0.0)]  # hides the seam
     x = front - 0.2
     tip = x - 0.2 - 0.26 * nose
     collar = [(front - 0.32, -0.24), (front - 0.12, -0.16), (front + 0.1, -0.25)]
@@ -134,12 +132,10 @@ def bird(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     if u() < 0.4:
         crest = [(-0.5, -0.62), (-0.4, -0.88), (-0.3, -0.72), (-0.2, -0.8), (-0.27, -0.52)]
         trunk.append(Shape("head", rounded(crest, 0.06), coat.second))
-    trunk += [
-        Shape("head", ellipse(-0.5, -0.4, 0.29, 0.27), coat.main, True),
-        Shape("body", ellipse(-0.42, -0.22, 0.2, 0.16, 30), coat.main, True, False, 0.0),  # hides the seam
-        flat("head", ellipse(-0.5, -0.27, 0.1, 0.065), mix(coat.main, rgb(0.95, 0.5, 0.45), 0.55)),
-        *eye("eye", -0.58, -0.44, 0.075, CREAM, 0.75),
-    ]
+    trunk += [Shape("head", ellipse(-0.5, -0.4, 0.29, 0.27), coat.main, True),
+              Shape("body", ellipse(-0.42, -0.22, 0.2, 0.16, 30), coat.main, True, False, 0.0),  # hides the seam
+              flat("head", ellipse(-0.5, -0.27, 0.1, 0.065), mix(coat.main, rgb(0.95, 0.5, 0.45), 0.55)),
+              *eye("eye", -0.58, -0.44, 0.075, CREAM, 0.75)]
     wing = [(-0.3, -0.1), (0.0, -0.22), (0.4, -0.02), (0.78, 0.26), (0.45, 0.34), (0.05, 0.36), (-0.24, 0.2)]
     feathers = [[(-0.05, 0.27), (0.3, 0.24), (0.55, 0.22)],
                 [(-0.1, 0.17), (0.22, 0.13), (0.45, 0.11)],
@@ -170,8 +166,8 @@ def fish(rng: np.random.Generator, coat: Coat) -> list[Shape]:
         spine = [(0.58, 0.04 * k), (0.75, 0.11 * k * fork), (0.88, 0.17 * k * fork)]
         shapes.append(stroke("tail", spine, ray, 0.025, 0.015))
     shapes += [Shape("fins", spline(curve), fin) for curve in (top, belly, aft)]
-    for x in (-0.2, -0.08, 0.04, 0.16):
-        shapes.append(stroke("fins", [(x, -0.3), (x + 0.06, -0.5 * sail)], ray, 0.025, 0.015))
+    rays = [[(x, -0.3), (x + 0.06, -0.5 * sail)] for x in (-0.2, -0.08, 0.04, 0.16)]
+    shapes += [stroke("fins", line, ray, 0.025, 0.015) for line in rays]
     body = np.array([(-0.86, 0.02), (-0.66, -0.24 * deep), (-0.3, -0.42 * deep), (0.1, -0.36 * deep),
                      (0.4, -0.15 * deep), (0.58, -0.07), (0.58, 0.09), (0.4, 0.17 * deep), (0.1, 0.36 * deep),
                      (-0.3, 0.42 * deep), (-0.66, 0.26 * deep)])

@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 
 Points = Sequence[tuple[float, float]] | np.ndarray
-Curve = np.ndarray
-Colour = np.ndarray
+Curve = Colour = np.ndarray
 
 
 def rgb(red: float, green: float, blue: float) -> Colour:
@@ -131,9 +130,6 @@ def symmetric(points: Points) -> Curve:
     """A closed outline from its right half, which begins and ends on the y axis."""
     half = np.asarray(points, np.float64)
     return np.concatenate([half, half[-2:0:-1] * (-1, 1)])
-
-
-# Shapes ---------------------------------------------------------------------------------------------------------------
 
 
 def flat(part: str, points: Curve, colour: Colour) -> Shape:

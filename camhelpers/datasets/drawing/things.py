@@ -38,12 +38,11 @@ def car(rng: np.random.Generator, coat: Coat) -> list[Shape]:
                Shape("lights", rounded(rear, 0.03), rgb(0.88, 0.25, 0.22))]
     for x in (-0.55, 0.58):
         r, angles = wheel * 0.5, np.arange(5) * 1.2566 + u(0, 1)
-        shapes += [
-            Shape("wheels", ellipse(x, 0.38, wheel), mix(INK, coat.second, 0.1), relief=0.8),
-            Shape("wheels", ellipse(x, 0.38, wheel * 0.6), mix(coat.third, CREAM, 0.55), relief=0.8),
-            *(stroke("wheels", [(x, 0.38), (x + r * np.cos(a), 0.38 + r * np.sin(a))], seam, 0.03) for a in angles),
-            Shape("wheels", ellipse(x, 0.38, wheel * 0.18), seam, outline=False),
-        ]
+        spokes = [[(x, 0.38), (x + r * np.cos(a), 0.38 + r * np.sin(a))] for a in angles]
+        shapes += [Shape("wheels", ellipse(x, 0.38, wheel), mix(INK, coat.second, 0.1), relief=0.8),
+                   Shape("wheels", ellipse(x, 0.38, wheel * 0.6), mix(coat.third, CREAM, 0.55), relief=0.8),
+                   *(stroke("wheels", spoke, seam, 0.03) for spoke in spokes),
+                   Shape("wheels", ellipse(x, 0.38, wheel * 0.18), seam, outline=False)]
     return shapes
 
 
@@ -73,14 +72,12 @@ def ship(rng: np.random.Generator, coat: Coat) -> list[Shape]:
             (0, depth + 0.05), (-0.55, depth), (-0.8, 0.56)]
     band = [(-bow + 0.06, 0.37), (-0.5, 0.46), (0, 0.49), (0.5, 0.47), (0.83, 0.37)]
     keel = [(-0.62, depth - 0.06), (0, depth - 0.01), (0.64, depth - 0.06)]
-    return [
-        *shapes,
-        Shape("hull", spline(hull, steps=6), coat.main),
-        Shape("hull", limb(band, 0.055), mix(coat.second, CREAM, 0.45), outline=False, relief=0.4),
-        stroke("hull", keel, mix(coat.main, INK, 0.4), 0.04),
-        *(Shape("portholes", ellipse(x, 0.585, 0.065), mix(GLASS, CREAM, 0.2))
-          for x in np.linspace(-0.45, 0.5, rng.integers(3, 5))),
-    ]
+    portholes = [ellipse(x, 0.585, 0.065) for x in np.linspace(-0.45, 0.5, rng.integers(3, 5))]
+    return [*shapes,
+            Shape("hull", spline(hull, steps=6), coat.main),
+            Shape("hull", limb(band, 0.055), mix(coat.second, CREAM, 0.45), outline=False, relief=0.4),
+            stroke("hull", keel, mix(coat.main, INK, 0.4), 0.04),
+            *(Shape("portholes", porthole, mix(GLASS, CREAM, 0.2)) for porthole in portholes)]
 
 
 def house(rng: np.random.Generator, coat: Coat) -> list[Shape]:
