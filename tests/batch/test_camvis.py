@@ -35,6 +35,10 @@ SHAPE = (10, 12, 14)
 CLASSES = ("normal", "drusen", "fluid")
 
 
+def small(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random(SHAPE, np.float32)
+
+
 @pytest.fixture(scope="module")
 def net(tiny_net):
     return tiny_net(3, CLASSES)
@@ -56,12 +60,7 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def small(cube):
-    return lambda seed=0: cube(seed, SHAPE)
-
-
-@pytest.fixture
-def tree(tmp_path, small):
+def tree(tmp_path):
     """Two classes, three volumes."""
     for number, name in enumerate(("drusen/eye 2", "drusen/eye 10", "fluid/eye 7")):
         path = tmp_path / f"tree/{name}.npy"
@@ -102,6 +101,12 @@ def layout(split: str, label: str, sample: str, methods: list[str], look: str = 
     return [*named, f"{heat}_metadata.json", f"{look}_combined.png", *further, f"{look}_full_volume_overlay.tiff"]
 
 
+def expected(split: str, methods: list[str]) -> list[str]:
+    """The files of a session of the tree."""
+    pairs = (("drusen", "eye 2"), ("drusen", "eye 10"), ("fluid", "eye 7"))
+    return sorted(["summary.csv", *(name for pair in pairs for name in layout(split, *pair, methods))])
+
+
 def statuses(session) -> list[str]:
     return [outcome.status for outcome in session.outcomes]
 
@@ -120,26 +125,21 @@ def summary(folder: Path) -> list[dict]:
 # The command ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_tree_with_a_damaged_volume_through_the_command(tmp_path, tree, checkpoint, small, capsys):
+def test_a_tree_with_a_damaged_volume_through_the_command(tmp_path, tree, checkpoint, capsys):
     (tree / "fluid/eye 1.npy").write_bytes((tree / "fluid/eye 7.npy").read_bytes()[:-100])
     methods = ["gradcam++", "vargrad"]
     arguments = ["--model", checkpoint, "--volume", tree, "--out", tmp_path / "out", "--methods", *methods]
     arguments = ["volume", *map(str, arguments), "--samples", "3", "--session", "first", "--split", "test"]
     assert cli.main(arguments) == 1
     said, session = capsys.readouterr(), tmp_path / "out/CAMVis/session_first"
-    assert re.search(r"^eye 2: (normal|drusen|fluid) \d+\.\d %, made", said.out, re.MULTILINE)
-    assert said.out.splitlines()[-2:] == ["3 made, 0 kept, 1 failed", f"Written: {session}"]
+    assert "eye 2: " in said.out and "3 made, 0 kept, 1 failed" in said.out and str(session) in said.out
     assert "eye 1 failed: " in said.err and "8 of 8 maps" in said.err
-    made = (("drusen", "eye 2"), ("drusen", "eye 10"), ("fluid", "eye 7"))
-    assert files(session) == sorted(["summary.csv", *(f for pair in made for f in layout("test", *pair, methods))])
-    assert len(whole(session)) == 3
+    assert files(session) == expected("test", methods) and len(whole(session)) == 3
     rows = {row["sample"]: row for row in summary(session)}
-    assert {name: row["status"] for name, row in rows.items()} == {
-        "eye 1": "failed", "eye 2": "complete", "eye 10": "complete", "eye 7": "complete",
-    }  # fmt: skip
-    assert rows["eye 1"]["problem"] and rows["eye 1"]["class"] == "fluid" and rows["eye 2"]["files"] == "11"
+    assert {row["status"] for name, row in rows.items() if name != "eye 1"} == {"complete"} and len(rows) == 4
+    assert (rows["eye 1"]["status"], rows["eye 1"]["class"]) == ("failed", "fluid") and rows["eye 1"]["problem"]
     sizes = [about["bytes"] for record in whole(session) for about in record["files"].values()]
-    assert sum(int(row["bytes"] or 0) for row in rows.values()) == sum(sizes)
+    assert sum(int(row["bytes"] or 0) for row in rows.values()) == sum(sizes) and rows["eye 2"]["files"] == "11"
 
     np.save(tree / "fluid/eye 1.npy", small(3))  # mended
     assert cli.main([*arguments, "--resume"]) == 0
@@ -156,22 +156,22 @@ REFUSED = [
     ({"target": "glaucoma"}, "The model has no class 'glaucoma'; it knows normal, drusen, fluid."),
     ({"target": 3}, "The model has no class 3; its classes are 0 to 2."),
     ({"window": (2, 1)}, "The window is (2.0, 1.0); use two numbers, (low, high) with low below high."),
-    ({"session": "../x"}, "The name '../x' holds a path separator"), ({"source": "nowhere"}, "nowhere does not exist"),
-    ({"split": "a/b"}, "The name 'a/b' holds a path separator"), ({"source": "retinas:test:0"}, "There are no retinas"),
-    ({"source": Sample("../../evil", lambda: None)}, "The name '../../evil' holds a path separator or '..';"),
+    ({"session": "../x"}, "The name '../x' "), ({"split": "a/b"}, "The name 'a/b' "),
+    ({"source": "nowhere"}, "nowhere does not exist"), ({"source": "retinas:test:0"}, "There are no retinas"),
+    ({"source": Sample("../../evil", lambda: None)}, "The name '../../evil' "),
     ({"source": [np.zeros(SHAPE), np.ones(SHAPE)]}, "Two volumes are called 'volume'; rename one"),
     ({"model": torch.nn.Conv3d(1, 1, 1)}, "Volumes need a network of three axes, such as 'retina'; it has no card"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("given", "says"), REFUSED, ids=[str(given)[:40] for given, _ in REFUSED])
-def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path, net, small, given, says):
+def test_bad_input_is_one_sentence_before_anything_is_written(tmp_path, net, given, says):
     with pytest.raises((ValueError, FileNotFoundError)) as caught:
         explain_volumes(**{"model": net, "source": small(), "out": tmp_path / "out", **given})
     assert says in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be_written(tmp_path, net, small, monkeypatch):
+def test_an_output_that_cannot_be_written(tmp_path, net, monkeypatch):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OSError, match=r"Cannot write into .*out'.*name another folder"):
         explain_volumes(net, small(), ["gradcam"], tmp_path / "out")
@@ -187,7 +187,7 @@ def test_an_output_that_cannot_be_written(tmp_path, net, small, monkeypatch):
 # One volume -----------------------------------------------------------------------------------------------------------
 
 
-def test_files_hold_what_the_explanation_says(tmp_path, net, small):
+def test_files_hold_what_the_explanation_says(tmp_path, net):
     np.save(tmp_path / "eye.npy", small(5))
     record = one(net, tmp_path / "eye.npy", ["hybrid", "smoothgrad"], tmp_path, samples=3, alpha=0.4, seed=7)
     session = next((tmp_path / "CAMVis").iterdir())
@@ -221,7 +221,7 @@ def test_files_hold_what_the_explanation_says(tmp_path, net, small):
 
 
 @pytest.mark.parametrize("size", ["model", "native"])
-def test_the_metadata_says_what_a_map_was_divided_by(tmp_path, net, small, quick, size):
+def test_the_metadata_says_what_a_map_was_divided_by(tmp_path, net, quick, size):
     mask = small(1) > 0.5
     sample = Sample("eye", lambda: (read_volume(small(5), spacing=(1, 1, 1)), mask))
     record = one(net, sample, ["gradcam", "vargrad"], tmp_path, samples=3, percentile=90, size=size)
@@ -238,7 +238,7 @@ def test_the_metadata_says_what_a_map_was_divided_by(tmp_path, net, small, quick
     assert rule["clipped_at"] == pytest.approx(np.percentile(raw, 90))
 
 
-def test_millimetres_are_given_where_the_source_knows_them(tmp_path, net, small, quick):
+def test_millimetres_are_given_where_the_source_knows_them(tmp_path, net, quick):
     for spacing, unit in (None, "pixel"), ((0.5, 0.2, 0.3), "mm"):
         volume = read_volume(small(), spacing=spacing)
         record = one(net, Sample("eye", lambda v=volume: (v, small(1) > 0.5), "fluid"), ["gradcam"], tmp_path / unit)
@@ -253,7 +253,7 @@ def test_millimetres_are_given_where_the_source_knows_them(tmp_path, net, small,
         assert nibabel.load(path).header.get_xyzt_units()[0] == ("unknown" if unit == "pixel" else "mm")
 
 
-def test_another_class_layer_and_the_volumes_own_grid(tmp_path, net, small, quick):
+def test_another_class_layer_and_the_volumes_own_grid(tmp_path, net, quick):
     predicted = explain(net, small()).label
     other = next(name for name in CLASSES if name != predicted)
     options = {"target": other, "size": "native", "layer": "layer2"}
@@ -264,7 +264,7 @@ def test_another_class_layer_and_the_volumes_own_grid(tmp_path, net, small, quic
     assert (np.load(next(tmp_path.rglob("*_raw.npy"))) == raw).all()
 
 
-def test_a_blank_map_is_written_and_said(tmp_path, net, small):
+def test_a_blank_map_is_written_and_said(tmp_path, net):
     numb = favouring(net, "fluid")
     torch.nn.init.zeros_(numb.fc.weight)
     record = one(numb, small(), ["gradcam"], tmp_path)
@@ -273,15 +273,7 @@ def test_a_blank_map_is_written_and_said(tmp_path, net, small):
     assert (tifffile.imread(next(tmp_path.rglob("*_heatmap.tiff"))) == render.table()[0]).all()
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path, net, small):
-    made = [one(net, small(), ["gradcam", "smoothgrad"], tmp_path / f"{i}", samples=3, seed=i // 2) for i in range(3)]
-    first, second, other = (record["files"] for record in made)
-    assert first == second
-    changed = {name for name in first if first[name] != other[name]}
-    assert all("smoothgrad" in name for name in changed) and len(changed) == 5
-
-
-def test_the_model_is_left_as_it_was(tmp_path, net, small, quick):
+def test_the_model_is_left_as_it_was(tmp_path, net, quick):
     calls = []
 
     def stop(module, given):
@@ -338,7 +330,7 @@ def test_any_text_of_a_card_becomes_a_class_folder(label):
     assert found == safe_name(found) and len(found.encode()) <= 120
 
 
-def test_names_that_other_systems_refuse_are_made_plain(tmp_path, net, small, quick):
+def test_names_that_other_systems_refuse_are_made_plain(tmp_path, net, quick):
     some = [Sample(name, lambda: (read_volume(small()), None), "../x:y") for name in ("a:b", ".hidden", "$_[1]$")]
     options = {"methods": ["gradcam"], "out": tmp_path, "session": "s", "resume": True}
     found = explain_volumes(net, some, **options)
@@ -348,20 +340,22 @@ def test_names_that_other_systems_refuse_are_made_plain(tmp_path, net, small, qu
     assert statuses(explain_volumes(net, some, **options)) == ["kept"] * 3
 
 
-def test_equal_names_in_two_classes_do_not_meet(tmp_path, net, tree, small, quick):
-    methods = ["gradcam", "layercam"]
-    np.save(tree / "fluid/eye 2.npy", small(8))  # as one of drusen is called
-    folder = explain_volumes(net, tree, methods, tmp_path, session="s").folder
-    expected = ["summary.csv", *layout("val", "drusen", "eye 10", methods), *layout("val", "fluid", "eye 7", methods)]
-    expected += [name for c in ("drusen", "fluid") for name in layout("val", c, "eye 2", methods, f"class_{c}/")]
-    assert files(folder) == sorted(expected) and len(whole(folder)) == 4
-    later = Sample("eye 7", lambda: (read_volume(small()), None), "normal")
-    explain_volumes(net, later, methods, tmp_path, session="s")
-    expected += layout("val", "normal", "eye 7", methods, "class_normal/")
-    assert files(folder) == sorted(expected) and len(whole(folder)) == 5
+def test_equal_names_in_two_classes_do_not_meet(tmp_path, net, quick):
+    def shown(label, name):
+        return Sample(name, lambda: (read_volume(small()), None), label)
+
+    folder = tmp_path / "CAMVis/session_s"
+    two, one_class = [("a", "x", "class_x/"), ("a", "y", "class_y/")], [("b", "x", "")]
+    for call, there in (
+        ([shown("x", "a"), shown("y", "a"), shown("x", "b")], two + one_class),
+        ([shown("y", "b")], [*two, *one_class, ("b", "y", "class_y/")]),  # b of another class came in an earlier call
+    ):
+        explain_volumes(net, call, ["gradcam"], tmp_path, session="s")
+        names = [file for name, label, look in there for file in layout("val", label, name, ["gradcam"], look)]
+        assert files(folder) == sorted(["summary.csv", *names]) and len(whole(folder)) == len(there)
 
 
-def test_another_file_of_a_known_name_is_told(tmp_path, net, small, quick):
+def test_another_file_of_a_known_name_is_told(tmp_path, net, quick):
     for number, patient in enumerate(("one", "two")):
         (tmp_path / patient).mkdir()
         np.save(tmp_path / patient / "scan.npy", small(number))
@@ -373,7 +367,7 @@ def test_another_file_of_a_known_name_is_told(tmp_path, net, small, quick):
 # Going on -------------------------------------------------------------------------------------------------------------
 
 
-def test_resuming_redoes_what_is_missing_or_of_other_settings(tmp_path, net, tree, small, quick):
+def test_resuming_redoes_what_is_missing_or_of_other_settings(tmp_path, net, tree, quick):
     def run(model=net, **options):
         given = {"methods": ["gradcam"], "out": tmp_path, "session": "s", "resume": True, **options}
         return statuses(explain_volumes(model, tree, **given))
@@ -394,7 +388,7 @@ def test_resuming_redoes_what_is_missing_or_of_other_settings(tmp_path, net, tre
     assert run(favouring(net, "fluid"), methods=["layercam"]) == run(opacity=0.5) == ["made"] * 3
 
 
-def test_resuming_sees_that_the_data_differ(tmp_path, net, small, quick):
+def test_resuming_sees_that_the_data_differ(tmp_path, net, quick):
     own, mask = read_volume(small()), small(1) > 0.5
     cases = [own, read_volume(small(), window=(0.2, 0.8)), replace(own, data=own.data.reshape(SHAPE[::-1]))]
     cases += [replace(own, source={}), replace(own, spacing=(2.0, 1.0, 1.0)), read_volume(small(), spacing=(1, 1, 1))]
@@ -406,7 +400,7 @@ def test_resuming_sees_that_the_data_differ(tmp_path, net, small, quick):
             assert statuses(explain_volumes(net, sample, ["gradcam"], tmp_path, session="s", resume=True)) == [status]
 
 
-def test_a_sample_without_a_class_has_one_result(tmp_path, net, small, quick):
+def test_a_sample_without_a_class_has_one_result(tmp_path, net, quick):
     options = {"methods": ["gradcam"], "out": tmp_path, "session": "s"}
     for label in ("normal", "fluid", "normal"):
         assert one(favouring(net, label), small(), **options)["class"] == label
@@ -421,7 +415,7 @@ def test_a_sample_without_a_class_has_one_result(tmp_path, net, small, quick):
     assert {(row["class"], row["status"]) for row in summary(folder)} == {("drusen", "complete"), ("", "failed")}
 
 
-def test_the_session_follows_from_weights_and_settings(tmp_path, net, small, quick):
+def test_the_session_follows_from_weights_and_settings(tmp_path, net, quick):
     assert Settings(target="drusen").resolved(net) == Settings(target=1, layer="layer4").resolved(net)
     calls = [(net, {}), (net, {"layer": "layer4"}), (net, {"alpha": 0.5}), (favouring(net, "fluid"), {})]
     names = [explain_volumes(n, small(), ["gradcam"], tmp_path, **settings).folder.name for n, settings in calls]
@@ -430,54 +424,58 @@ def test_the_session_follows_from_weights_and_settings(tmp_path, net, small, qui
 
 KILLED = """
 import os, signal, sys
+import torch
 from camhelpers import files
 from camhelpers.batch.camvis import explain_volumes
 from camhelpers.cam.models import load_model
 
-tree, out, checkpoint, count = sys.argv[1:]
-put, done = os.replace, []
+tree, out, checkpoint, *counts = sys.argv[1:]
+torch.set_num_threads(1)
+net, put, done = load_model(checkpoint), os.replace, []
 
 def replace(source, target):
     done.append(target)
-    if len(done) > int(count):
+    if len(done) == count:
         os.kill(os.getpid(), signal.SIGKILL)
     put(source, target)
 
 os.replace = replace
-found = explain_volumes(load_model(checkpoint), tree, ["gradcam", "layercam"], out, session="s", resume=True)
-sys.exit(any(outcome.status == "failed" for outcome in found.outcomes))
+for count in map(int, counts):
+    child = os.fork()
+    if not child:
+        found = explain_volumes(net, tree, ["gradcam", "layercam"], out, session="s", resume=True)
+        os._exit(any(outcome.status == "failed" for outcome in found.outcomes))
+    _, status = os.waitpid(child, 0)
+    whole = {str(path) for path in files.Path(out).glob("CAMVis/session_s/heatmaps/val/*/*")}
+    print(os.waitstatus_to_exitcode(status), len(whole))
 """
 
 
 def test_a_run_that_is_killed_leaves_whole_samples_and_goes_on(tmp_path, tree, checkpoint):
-    folder, kept = tmp_path / "out/CAMVis/session_s", 0
-    for count in (5, 11, 25, 1000):  # within the drawing, among the visualizations, before the folder of heatmaps
-        call = [sys.executable, "-c", KILLED, *map(str, (tree, tmp_path / "out", checkpoint, count))]
-        killed = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=100)
-        assert killed.returncode == (0 if count == 1000 else -9), killed.stderr
-        assert len(whole(folder)) >= kept
-        kept = len(whole(folder))
-    pairs = (("drusen", "eye 2"), ("drusen", "eye 10"), ("fluid", "eye 7"))
-    expected = ["summary.csv", *(name for pair in pairs for name in layout("val", *pair, ["gradcam", "layercam"]))]
-    assert files(folder) == sorted(expected) and kept == 3  # nothing temporary either
+    # killed while drawing, among the visualizations, and before the second folder of heatmaps; then left alone
+    call = [sys.executable, "-c", KILLED, *map(str, (tree, tmp_path / "out", checkpoint, 5, 11, 26, 0))]
+    run = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert run.stdout.split("\n")[:4] == ["-9 0", "-9 0", "-9 1", "0 3"], run.stderr
+    folder = tmp_path / "out/CAMVis/session_s"
+    assert files(folder) == expected("val", ["gradcam", "layercam"])  # nothing temporary either
+    assert len(whole(folder)) == 3
 
 
 def test_a_disk_that_fills_up(tmp_path, net, tree, quick, monkeypatch):
     write, calls = tifffile.TiffWriter.write, []
 
     def full(self, *arguments, **options):
-        calls.append(self)
         write(self, *arguments, **options)
+        calls.append(self)
         if len(calls) == 4:  # the second volume's overlay, after all of its bytes
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    options = {"methods": ["gradcam"], "out": tmp_path / "out", "session": "s"}
-    with monkeypatch.context() as patch:
-        patch.setattr(tifffile.TiffWriter, "write", full)
-        found = explain_volumes(net, tree, **options)
-    assert statuses(found) == ["made", "failed", "made"] and "No space left" in found.outcomes[1].problem
+    monkeypatch.setattr(tifffile.TiffWriter, "write", full)
+    found = explain_volumes(net, tree, ["gradcam"], tmp_path / "out", session="s")
+    assert statuses(found) == ["made", "failed", "made"] and found.outcomes[1].problem == "No space left on device"
     assert not [name for name in files(found.folder) if "eye 10" in name] and len(whole(found.folder)) == 2
-    assert statuses(explain_volumes(net, tree, resume=True, **options)) == ["kept", "made", "kept"]
+    found = explain_volumes(net, tree, ["gradcam"], tmp_path / "out", session="s", resume=True)
+    assert statuses(found) == ["kept", "made", "kept"]
 
 
 def test_the_disk_is_asked_before_the_work(tmp_path, net, cube, quick, monkeypatch):
