@@ -93,7 +93,7 @@ def _header(path: Path) -> "Dataset | None":
 
     with decoding(str(path)):
         header = pydicom.dcmread(path, stop_before_pixels=True)
-        if header.get("Rows") and "PixelRepresentation" in header:  # the last field that an image must have
+        if _count(header) and header.get("Rows") and "PixelRepresentation" in header:  # the last field of an image
             return header
         name = header.file_meta.MediaStorageSOPClassUID.name
         if "Storage" in name and "Image Storage" not in name:

@@ -123,7 +123,7 @@ def _open(source) -> tuple[str, np.ndarray]:
             raise FileNotFoundError(f"{name} {what}; name a picture, counted from {Path.cwd()}.")
         source = Path(source).read_bytes()
     with decoding(name):
-        return name, _from_file(source) if isinstance(source, bytes) else _from_pillow(source)
+        return name, _from_pillow(source) if isinstance(source, Image.Image) else _from_file(source)
 
 
 def _from_file(data: bytes) -> np.ndarray:

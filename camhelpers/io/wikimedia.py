@@ -37,12 +37,8 @@ _QUERY = {
     "prop": "imageinfo", "iiprop": "url|extmetadata|size|mime",
     "iiextmetadatafilter": "Artist|License|LicenseShortName|LicenseUrl|NonFree",
 }  # fmt: skip
-_RETRY = Retry(
-    total=3,
-    backoff_factor=0.5,  # seconds, doubled with every try, where the server does not say how long to wait
-    status_forcelist=(429, 500, 502, 503, 504),
-    retry_after_max=120,
-    raise_on_status=False,
+_RETRY = Retry(  # half a second, doubled with every try, where the server does not say how long to wait
+    total=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), retry_after_max=120, raise_on_status=False
 )
 
 

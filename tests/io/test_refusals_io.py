@@ -51,6 +51,7 @@ def here(tmp_path_factory, write_series):
     tifffile.imwrite(folder / "floats.tif", FLOATS * 300, photometric="rgb")
     tifffile.imwrite(folder / "white.tif", FLOATS[..., 0].astype(np.uint16), photometric="miniswhite")
     tifffile.imwrite(folder / "signed.tif", BYTES[0].astype(np.int16))
+    tifffile.imwrite(folder / "turned.tif", BYTES[0].astype(np.uint16), extratags=[(274, 3, 1, 6, True)])
     with tifffile.TiffWriter(folder / "mixed.tif") as file:
         file.write(np.zeros((6, 7), np.uint8))
         file.write(np.zeros((8, 9), np.uint8))
@@ -77,6 +78,7 @@ FILES = [
     (read_image, "floats.tif", ValueError, "must lie in 0..1: divide by 255"),
     (read_image, "white.tif", ValueError, "unusual pixels (16 bits MINISWHITE)"),
     (read_image, "signed.tif", ValueError, "int16 pixels"),
+    (read_image, "turned.tif", ValueError, "save it upright"),
     (list_images, "nowhere", FileNotFoundError, "not a folder"),
     (list_images, "empty", FileNotFoundError, "holds no picture (.bmp"),
     (list_images, "study", FileNotFoundError, "only the folders palette, twice; name one of them"),
