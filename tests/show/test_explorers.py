@@ -66,12 +66,9 @@ def test_the_menu_is_the_registry_and_alpha_is_offered_to_the_hybrid_alone(explo
     assert explorer.alpha.disabled and "Grad-CAM at layer3" in explorer.caption.value
 
 
-def test_the_caption_names_the_class_and_escapes_it(explorer):
+def test_the_caption_names_the_class_escapes_it_and_calls_a_blank_map_blank(explorer, net):
     explorer.target.value = "<cat>"
     assert "&lt;cat&gt;" in explorer.caption.value and "<cat>" not in explorer.caption.value
-
-
-def test_a_blank_map_is_called_blank(net):
     net.fc.weight.data.zero_()
     assert "Blank: nothing" in Explorer(net, PICTURES).caption.value
 
@@ -87,11 +84,7 @@ def test_the_overlay_is_the_explanations_own(explorer):
 
 
 def test_only_traits_that_nbval_can_compare(explorer):
-    stack, kinds = [explorer], set()
-    while stack:
-        widget = stack.pop()
-        kinds.add(type(widget))
-        stack.extend(getattr(widget, "children", ()))
+    kinds = {type(widget) for row in explorer.children for widget in (row, *getattr(row, "children", ()))}
     assert ipywidgets.Output not in kinds and ipywidgets.Image in kinds
 
 
