@@ -1,7 +1,7 @@
 """Planes, projections, profiles, previews and the turning view, against plain numpy and what a rotation says."""
 
 import io
-import time
+import itertools
 
 import numpy as np
 import pytest
@@ -40,11 +40,10 @@ def test_every_plane_has_its_physical_proportions_and_none_covers_another(spacin
     for cell, (down, across) in zip(cells, p.SEEN, strict=True):
         assert cell.height == pytest.approx(cell.width * extent[down] / extent[across], abs=2)
         assert cell.width <= figure.bbox.width and cell.height <= figure.bbox.height
-    for a, b in ((0, 1), (0, 2), (1, 2)):
-        assert not cells[a].overlaps(cells[b])
-    words = [axes.get_tightbbox() for axes in figure.axes]
-    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in words), "nothing is cut off"
-    assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in words)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(cells, 2))
+    for box in (axes.get_tightbbox() for axes in figure.axes):
+        assert figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1), "nothing is cut off"
+        assert figure.bbox.containsy(box.y0) and figure.bbox.containsy(box.y1)
 
 
 def test_a_flat_volume_stands_beside_its_slices_and_a_cube_in_a_row():
@@ -77,10 +76,12 @@ def test_the_projections_figure_lays_maxima_over_means():
     hot = shown(p.projections(VOLUME, HEAT, OCT, opacity=1.0, mask=MASK))
     for axis, flat in enumerate((HEAT.max(0), HEAT.max(1), HEAT.max(2).T)):
         assert np.array_equal(hot[axis], render.colour(flat))
-    grounds = shown(p.projections(VOLUME, HEAT, OCT, opacity=0.0))
-    for ground, mean in zip(grounds, (VOLUME.mean(0), VOLUME.mean(1), VOLUME.mean(2).T), strict=True):
-        assert np.corrcoef(ground[..., 0].ravel(), mean.ravel())[0, 1] > 0.98
-        assert ground.min() == 0 and ground.max() == 255, "stretched"
+    flat = 0.5 + 0.1 * RNG.random((30, 30, 30), dtype=np.float32)
+    flat[:, 0, 0] = 1  # an outlier, which must not darken the rest
+    grounds = shown(p.projections(flat, np.zeros_like(flat), opacity=0.0))
+    for ground, mean in zip(grounds, (flat.mean(0), flat.mean(1), flat.mean(2).T), strict=True):
+        low, high = np.percentile(mean, (0.5, 99.5))
+        assert np.allclose(ground[..., 0], 255 * ((mean - low) / (high - low)).clip(0, 1), atol=0.6)
 
 
 def test_profiles_draw_each_share_over_the_lesions_own():
@@ -98,7 +99,7 @@ def test_profiles_draw_each_share_over_the_lesions_own():
 
 def test_a_preview_shows_slices_where_the_heat_is(tmp_path):
     heat = np.zeros((100, 8, 10), np.float32)
-    heat[40:60] = 1
+    heat[40:60] = 0.01
     grey = RNG.random(heat.shape, dtype=np.float32)
     figure = p.preview(read_volume(grey, spacing=(1, 2, 1)), heat, mask=heat > 0, title="eye $_$", label="heat (share)")
     *cells, bar = figure.axes
@@ -110,7 +111,7 @@ def test_a_preview_shows_slices_where_the_heat_is(tmp_path):
     with Image.open(render.save(figure, tmp_path / "p.png")) as image:
         assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
     box = cells[0].get_window_extent()
-    assert box.height == pytest.approx(box.width * 16 / 10, rel=0.01)
+    assert box.height == pytest.approx(box.width * 16 / 10, rel=0.01) and box.height <= 3.3 * 150
     assert not plt.get_fignums(), "threads would share pyplot's state"
     few = p.preview(read_volume(VOLUME[:3]), np.zeros((3, 8, 10)))
     assert len(shown(few)) == 3 and few.axes[0].texts[0].get_text().endswith("voxels")
@@ -140,8 +141,10 @@ def test_what_is_far_is_darker_and_heat_covers_by_its_value():
     assert not np.ptp(frames, axis=-1).any(), "no heat, no colour"
     warm = none[:6, :8, :10].copy()
     warm[3, 4, 5] = 1
-    for frame in p.turning(VOLUME, warm, OCT, (0, 90)):
-        assert 0 < (np.ptp(frame.astype(int), axis=-1) > 8).mean() < 0.2
+    strong, weak = (np.ptp(p.turning(VOLUME, heat, OCT, (90,))[0], axis=-1) for heat in (warm, 0.2 * warm))
+    assert 0 < (strong > 8).mean() < 0.2 and 0 < weak.max() < 0.5 * strong.max()
+    (box,) = p.turning(none, none, None, (30,))
+    assert (box == 60).any() and (box == 130).sum() > 2 * (box == 60).sum(), "the far corner's edges are darker"
 
 
 def test_an_animation_is_small_loops_and_holds_every_frame(tmp_path):
@@ -156,11 +159,3 @@ def test_an_animation_is_small_loops_and_holds_every_frame(tmp_path):
         seen = np.asarray(file.convert("RGB"), dtype=float)
         assert file.info["duration"] == 50
     assert np.argmin(np.abs(seen - frames).mean((1, 2, 3))) == 5
-
-
-@pytest.mark.slow
-def test_a_full_cube_turns_in_seconds():
-    cube = np.random.default_rng(3).random((192, 256, 256), dtype=np.float32)
-    start = time.process_time()
-    assert len(p.turning(cube, cube, (6 / 192, 2 / 256, 6 / 256), range(0, 360, 20), side=160)) == 18
-    assert time.process_time() - start < 12  # of processor time; 2 s when nothing else runs

@@ -125,11 +125,10 @@ def test_a_function_is_asked_once_for_each_method_and_alpha(viewer):
 def test_a_full_cube_is_redrawn_at_once():
     cube = np.random.default_rng(1).random((192, 256, 256), dtype=np.float32)  # noise: no picture grows larger
     viewer = VolumeViewer(cube, {"gradcam": cube, "layercam": cube[::-1]}, (6 / 192, 2 / 256, 6 / 256))
-    took = []
+    took = [time.process_time()]
     for step in range(12):
-        start = time.process_time()
         viewer.sliders[step % 3].value = 20 + 10 * step
-        took.append(time.process_time() - start)
+        took.append(time.process_time())
         assert len(viewer.image.value) < 250_000
-    assert min(took) < 0.06
+    assert np.diff(took).min() < 0.06
     assert viewer.heat()[0].nbytes == cube.size, "a byte a voxel"
