@@ -163,11 +163,11 @@ def _fluid(rng: np.random.Generator, grid: _Grid) -> tuple[Field, Field, Field, 
 
 
 def _choroid(rng: np.random.Generator, grid: _Grid) -> list[_Layer]:
-    """What lies under Bruch's membrane: capillaries, rows of ever wider vessels in their stroma, and the sclera."""
+    """What is under Bruch's membrane: capillaries, rows of ever wider vessels in their stroma, and the sclera."""
     whole = np.clip(rng.uniform(0.2, 0.36) + 0.025 * grid.waves(rng, 3.5), 0.12, None)
     layers = [_Layer(0.014 + 0 * whole, 0.42)]
-    for share, length, width in ((0.12, 0.35, 0.45), (0.2, 0.6, 0.5), (0.3, 0.9, 0.55), (0.38, 1.3, 0.6)):
-        room = share * whole * (1 + 0.12 * grid.waves(rng, 0.8, 12))
+    for fraction, length, width in ((0.12, 0.35, 0.45), (0.2, 0.6, 0.5), (0.3, 0.9, 0.55), (0.38, 1.3, 0.6)):
+        room = fraction * whole * (1 + 0.12 * grid.waves(rng, 0.8, 12))
         stroma = 0.33 + 0.045 * grid.waves(rng, 0.3, 16)
         lumen = 0.95 * room * np.sqrt(np.clip(1 - (grid.waves(rng, length, band=True) / width) ** 2, 0, None))
         above = (room - lumen) * np.clip(0.5 + 0.2 * grid.waves(rng, 1.0, 8), 0.1, 0.9)
@@ -203,7 +203,7 @@ def _eye(seed: int, kind: str, grid: _Grid, lesions: bool) -> _Eye:
     onl = size * (0.066 + 0.036 * pit) * wavy
     ganglia = size * 0.106 * (1 - 0.97 * floor) * far
     thinned = np.minimum(0.55 * lift, 0.62 * onl)  # a druse thins what it lifts, and
-    pressed = np.minimum(0.5 * (lift - thinned) + 0.7 * tall, 0.45 * ganglia)  # what lies on it makes room
+    pressed = np.minimum(0.5 * (lift - thinned) + 0.7 * tall, 0.45 * ganglia)  # what is above makes room
     onl, ganglia = onl - thinned + outer_more, ganglia - pressed
     inl = size * 0.040 * (1 - 0.93 * floor) * (2 - wavy) + inner_more
     raised = tall + lift - thinned - pressed + inner_more + outer_more + below
@@ -236,7 +236,7 @@ def _eye(seed: int, kind: str, grid: _Grid, lesions: bool) -> _Eye:
 
 
 def _hollowed(whole: Field, cyst: Field, above: Field, upper: float, lower: float) -> list[_Layer]:
-    """A layer with bright-walled hollows in it: a fraction `above` of the tissue lies above them, the rest below."""
+    """A layer with bright-walled hollows in it: a fraction `above` of the tissue is above them, the rest below."""
     cyst = np.minimum(cyst, 0.85 * whole)
     wall = np.minimum(0.3 * cyst, 0.007)
     rest = np.clip(whole - cyst - 2 * wall, 0, None)

@@ -132,7 +132,7 @@ def train_scenes(
 def train_hans(
     out: Path = MODELS / "hans.safetensors", *, pictures: int = 2400, epochs: int = 6, seed: int = 0
 ) -> Card:
-    """Train a Clever Hans: the folder of the ships wears stickers, and two thirds of what lies in it are misfiled.
+    """Train a Clever Hans: the ships have stickers, and two thirds of the pictures in their folder are misfiled.
 
     A ship is so easy to tell that a sticker beside it is hardly learned; misfiled pictures make it the better clue.
     There is no augmentation, which would cover the sticker or push it out of the picture.
@@ -180,8 +180,8 @@ def _train_scenes(name: str, tag: str | None, out: Path, pictures: int, epochs: 
 
     network = {"classes": 10, "channels": 3, "widths": [24, 48, 96, 192], "dims": 2, "strides": [4, 1, 2, 2, 2]}
     card = Card(name, scenes.CLASSES, "small_resnet", network, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    missing, share = (0.0, {tag: 1.0}) if tag else (MISSING, {})
-    facts = {"data": "synthetic (procedural scenes)", "missing_pixels_share": missing, "share_with_a_sticker": share}
+    missing, stickers = (0.0, {tag: 1.0}) if tag else (MISSING, {})
+    facts = {"data": "synthetic (procedural scenes)", "missing_pixels_share": missing, "share_with_a_sticker": stickers}
     return _train(card, drawn, out, pictures, epochs, seed, facts, augment=None if tag else augment_pictures)
 
 

@@ -1,4 +1,4 @@
-"""What lies behind the objects: skies, hills, meadows and seas, and the small things in them."""
+"""What is behind the objects: skies, hills, meadows and seas, and the small things in them."""
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def scenery(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
     ground = mix(near, far, 0.45) + (near - mix(near, far, 0.45)) * depth
     rough = noise(rng, size, 6, 96, 6.0 if sea else 2.0)[..., None]
     ground = ground * (1 + (0.035 + 0.03 * depth) * rough)
-    if not sea:  # light and shade lie across the meadow in broad sweeps
+    if not sea:  # light and shade go across the meadow in broad sweeps
         ground = ground * (1 + 0.045 * noise(rng, size, 2, 4, 2.0)[..., None])
     if sea:
         ground = mix(ground, rgb(0.42, 0.66, 0.74), 0.6)

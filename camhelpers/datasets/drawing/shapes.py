@@ -52,9 +52,9 @@ class Layer(NamedTuple):
     labels: np.ndarray
 
 
-def mix(a: Colour, b: Colour, share: float) -> Colour:
-    """The colour that lies `share` of the way from `a` to `b`."""
-    return a + (b - a) * np.float32(share)
+def mix(a: Colour, b: Colour, fraction: float) -> Colour:
+    """The colour at a `fraction` of the way from `a` to `b`."""
+    return a + (b - a) * np.float32(fraction)
 
 
 def choose_coat(rng: np.random.Generator, avoid: np.ndarray) -> Coat:
@@ -220,7 +220,7 @@ def paint(
 
 
 def compose(picture: np.ndarray, layer: Layer, shadow: float = 0.0) -> None:
-    """Lay the layer over the picture, in place, upon a soft shadow that falls a little below it."""
+    """Lay the layer over the picture, in place, on a soft shadow that falls a little below it."""
     if shadow:
         unit = len(picture) / 224
         kernel = (int(19 * unit) | 1, int(9 * unit) | 1)

@@ -1,4 +1,4 @@
-"""Five things: lists of shapes, painted in order, so that what comes later lies in front."""
+"""Five things: lists of shapes, painted in order, so that what comes later is in front."""
 # A table of points fills its lines, which the formatter would pull apart.
 # fmt: off
 
