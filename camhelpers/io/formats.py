@@ -16,7 +16,6 @@ SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz")
 """What is read by its ending, whatever the case; DICOM is known by its content."""
 
 _MILLIMETRES = {"nm": 1e-6, "um": 1e-3, "micron": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1e3, "meter": 1e3, "inch": 25.4}
-_LUMA = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,15 +61,6 @@ class Stored:
 def suffix(path: Path) -> str:
     """Which of `SUFFIXES` a name ends in, or nothing."""
     return next((ending for ending in SUFFIXES if path.name.lower().endswith(ending)), "")
-
-
-def luma(values: np.ndarray) -> np.ndarray:
-    """The brightness of `(..., 3)` colours as float32, slice by slice so that no copy of the whole is made.
-
-    >>> luma(np.full((2, 4, 4, 3), 7, np.uint8)).max().item()
-    7.0
-    """
-    return np.stack([(part @ _LUMA).astype(np.float32) for part in values])
 
 
 def read(path: Path, orientation: str) -> Stored:

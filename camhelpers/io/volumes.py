@@ -18,6 +18,7 @@ __all__ = ["SUFFIXES", "Found", "Grid", "Volume", "find_volumes", "read_volume",
 ORIENTATIONS = ("LPS", "RAS", "stored")
 """The directions in which a NIfTI's x, y and z may be read; DICOM's are LPS for axial slices."""
 
+_LUMA = np.array([0.299, 0.587, 0.114])  # the share of red, green and blue in brightness
 _LONGEST = 120  # bytes: leaves room under the usual 255 for a method's name, a suffix and a temporary name
 
 
@@ -200,7 +201,7 @@ def _scalars(values: np.ndarray, label: str) -> np.ndarray:
         raise ValueError(f"{label} holds {values.dtype} values; a volume holds integers or floats.")
     shape = values.shape
     if values.ndim == 4 and shape[3] == 3:
-        values = formats.luma(values)
+        values = np.stack([(page @ _LUMA).astype(np.float32) for page in values])  # no copy of the whole in float64
     if values.ndim != 3 or min(shape[:3]) < 2:
         what = "a volume is (Z, Y, X), or (Z, Y, X, 3) in colour, with at least 2 slices, rows and columns"
         raise ValueError(f"{label} has the shape {shape}; {what}.")
