@@ -26,7 +26,7 @@ REFUSALS = [
     (lambda: planes.orthogonal(CUBE, CUBE, (3, 0, 0)), r"point \(3, 0, 0\) lies outside"),
     (lambda: planes.orthogonal(CUBE, CUBE, (0, -1, 0)), "lies outside"),
     (lambda: planes.projections(CUBE * 300, CUBE), "volume reaches from 0 to 300; bring it"),
-    (lambda: planes.projections(CUBE, CUBE * np.nan), "heat reaches from nan"),
+    (lambda: planes.projections(CUBE * np.nan, CUBE), "volume reaches from nan"),
     (lambda: planes.projections(CUBE, CUBE, (1, 0, 1)), "three lengths above 0 in mm"),
     (lambda: planes.turning(CUBE, CUBE, (1, 1)), "three lengths above 0 in mm"),
     (lambda: planes.profiles({"a": CUBE, "b": CUBE[:2]}), r"heat is \(2, 4, 5\)"),
