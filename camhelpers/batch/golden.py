@@ -40,25 +40,21 @@ def normalise(notebook: Any) -> Any:
 
     Gone are papermill's traces, timings, widget views and their state, and stderr (progress bars). Streams are merged.
     """
-    tidy = nbformat.v4.new_notebook(
-        metadata={
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    tidy = nbformat.v4.new_notebook(metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells, start=1):
         if "injected-parameters" in cell.metadata.get("tags", []):
             continue
         cell.metadata = nbformat.from_dict({key: cell.metadata[key] for key in KEPT if cell.metadata.get(key)})
+        outputs, kept = lasting(cell.get("outputs", [])), []
+        for output in outputs:
+            _refuse_what_changes(number, output)
+            if kept and output.output_type == kept[-1].output_type == "stream":
+                kept[-1].text += output.text  # where a kernel cuts its stream is chance
+            else:
+                kept.append(output)
         if cell.cell_type == "code":
-            outputs, cell.outputs = lasting(cell.outputs), []
-            for output in outputs:
-                _refuse_what_changes(number, output)
-                before = cell.outputs[-1] if cell.outputs else output
-                if before is not output and before.output_type == output.output_type == "stream":
-                    before.text += output.text  # where a kernel cuts its stream is chance
-                else:
-                    cell.outputs.append(output)
+            cell.outputs = kept
         tidy.cells.append(cell)
     return tidy
 

@@ -286,12 +286,11 @@ def _from_root(folder: Path) -> str:
 
 def table(results: dict[str, dict[str, Any]], out: str | Path = "results") -> str:
     """The closing table, with the reason of each failure below it."""
-    wide = max(len(stem) for stem in results)
-    lines = [f"{'notebook':<{wide}}  status   seconds  output", f"{'-' * wide}  -------  -------  ------"]
-    reasons = []
+    wide, shown = max(map(len, results)), _from_root((ROOT / out).resolve())
+    lines, reasons = [f"{'notebook':<{wide}}  status   seconds  output"], []
     for stem, record in results.items():
-        output = f"{_from_root((ROOT / out).resolve())}/{record['output']}" if record.get("output") else "-"
+        output = f"{shown}/{record['output']}" if record.get("output") else "-"
         lines.append(f"{stem:<{wide}}  {record['status']:<7}  {record['seconds']:>7.1f}  {output}")
         if error := record["error"]:
-            reasons.append(f"{stem}: cell {error['cell']}: {error['message']}")
-    return "\n".join([*lines, *([""] if reasons else []), *reasons])
+            reasons.append(f"\n{stem}: cell {error['cell']}: {error['message']}")
+    return "\n".join(lines + reasons)

@@ -5,6 +5,7 @@ import datetime
 import html
 import io
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_css %}<style>
   body.jp-Notebook { padding: 0 }
   main { max-width: 64rem; margin: 0 auto; padding: 1rem }
-  nav.overview { font: 0.9rem system-ui, sans-serif; padding: 0.8rem 0 }
-  nav.overview a { color: #3b5bdb; text-decoration: none }
+  nav.overview a { font: 0.9rem/3 system-ui, sans-serif; color: #3b5bdb; text-decoration: none }
   math[display=block] { margin: 0.8em 0 }
 </style>{% endblock %}
 {% block body_header %}{{ super() }}<nav class="overview"><a href="../index.html">&larr; all notebooks</a></nav>
@@ -53,7 +53,7 @@ def notebook_page(notebook: str | Path, folder: str | Path) -> str:
             cell.outputs = lasting(cell.outputs)
             for output in cell.outputs:
                 if "text/latex" in output.get("data", {}):
-                    output.data["text/html"] = mathml(output.data.pop("text/latex").strip("$ \n"), "block")
+                    output.data["text/html"] = mathml(output.data.pop("text/latex").strip("$ \n"))
     exporter = HTMLExporter(embed_images=True, raw_template=TEMPLATE)
     exporter.register_filter("markdown2html", _markdown)
     resources = {"metadata": {"path": str(folder), "name": title(node) or Path(notebook).stem}}
@@ -67,31 +67,15 @@ def _markdown(context: Any, source: str) -> str:
     """Render Markdown as nbconvert does, with formulas as MathML."""
     from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-    class Renderer(IPythonRenderer):
-        def block_math(self, body: str) -> str:
-            return mathml(body, "block")
-
-        def inline_math(self, body: str) -> str:
-            return mathml(body, "inline")
-
-        def latex_environment(self, name: str, body: str) -> str:
-            return mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}", "block")
-
-    renderer = Renderer(
-        escape=False,
-        embed_images=True,
-        path=context["resources"]["metadata"]["path"],
-        attachments=context.get("cell", {}).get("attachments", {}),
-    )
+    about = {"path": context["resources"]["metadata"]["path"], "attachments": context["cell"].get("attachments", {})}
+    renderer = IPythonRenderer(escape=False, embed_images=True, **about)
+    renderer.block_math, renderer.inline_math = mathml, partial(mathml, display="inline")
+    renderer.latex_environment = lambda name, body: mathml(f"\\begin{{{name}}}{body}\\end{{{name}}}")
     return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def mathml(tex: str, display: str) -> str:
-    """A formula as MathML, which browsers draw by themselves; what cannot be converted stays TeX.
-
-    >>> mathml("x^2", "inline").startswith("<math")
-    True
-    """
+def mathml(tex: str, display: str = "block") -> str:
+    """A formula as MathML, which browsers draw by themselves; what cannot be converted stays TeX."""
     from latex2mathml.converter import convert
 
     try:
@@ -102,11 +86,8 @@ def mathml(tex: str, display: str) -> str:
 
 def _headings(notebook: Any) -> list[str]:
     """For each cell its last Markdown heading, plain, or nothing."""
-    found = []
-    for cell in notebook.cells:
-        lines = re.findall(r"^#+ +(.+?)#*$", cell.source, re.M) if cell.cell_type == "markdown" else []
-        found.append(_without_marks(lines[-1]) if lines else "")
-    return found
+    lines = [re.findall(r"^#+ +(.+?)#*$", c.source, re.M) if c.cell_type == "markdown" else [] for c in notebook.cells]
+    return [_without_marks(found[-1]) if found else "" for found in lines]
 
 
 def _without_marks(markdown: str) -> str:
@@ -130,24 +111,22 @@ def lead(notebook: Any) -> str:
 
 
 def key_figures(notebook: Any) -> list[tuple[str, str, bool]]:
-    """Pictures under cells tagged `key-figure`, else the first and the last: caption, data address, whether wide."""
-    tagged, every, caption = [], [], ""
+    """The first pictures under cells tagged `key-figure`: caption, data address, whether wide."""
+    figures, caption = [], ""
     for cell, heading in zip(notebook.cells, _headings(notebook), strict=True):
         caption = heading or caption
-        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
-            figures = [(caption, data[kind]) for kind in ("image/png", "image/jpeg") if kind in data]
-            every += figures
-            tagged += figures if "key-figure" in cell.metadata.get("tags", []) else []
-    chosen = tagged[:FIGURES] or every[:1] + every[1:][-1:]
-    return [(caption, *_light(picture)) for caption, picture in chosen]
+        if "key-figure" in cell.metadata.get("tags", []):
+            found = [output.get("data", {}) for output in cell.get("outputs", [])]
+            figures += [(caption, data[k]) for data in found for k in ("image/png", "image/jpeg") if k in data]
+    return [(caption, *_light(picture)) for caption, picture in figures[:FIGURES]]
 
 
-def _light(picture: str, width: int = 1000) -> tuple[str, bool]:
+def _light(picture: str) -> tuple[str, bool]:
     """A picture as a small WebP data address, so that the overview stays light, and whether it is wide."""
     image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGBA")
-    image.thumbnail((width, 2 * width))
-    paper = Image.new("RGBA", image.size, "white")
+    image.thumbnail((1000, 2000))
     buffer = io.BytesIO()
+    paper = Image.new("RGBA", image.size, "white")
     Image.alpha_composite(paper, image).convert("RGB").save(buffer, "WEBP", quality=88)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(), image.width > 2 * image.height
 

@@ -97,16 +97,11 @@ def _words(kind: Any, span: str) -> str:
 
 
 def check(offered: dict[str, dict[str, Parameter]], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each notebook, those of the `given` values that it takes, parsed; an unknown name is an error.
-
-    >>> check({"02": parse_cell("alpha: float = 0.7"), "03": {}}, {"alpha": "0.5"})
-    {'02': {'alpha': 0.5}, '03': {}}
-    """
+    """For each notebook, those of the `given` values that it takes, parsed; an unknown name is an error."""
     known = {name for parameters in offered.values() for name in parameters}
-    for name in given:
-        if name not in known:
-            names = ", ".join(sorted(known)) or "no parameters at all"
-            raise ValueError(f"Unknown parameter {name!r}; the selected notebooks take {names}.")
+    if unknown := [name for name in given if name not in known]:
+        names = ", ".join(sorted(known)) or "no parameters at all"
+        raise ValueError(f"Unknown parameter {unknown[0]!r}; the selected notebooks take {names}.")
     return {
         notebook: {name: parameters[name].parse(value) for name, value in given.items() if name in parameters}
         for notebook, parameters in offered.items()

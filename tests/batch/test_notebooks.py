@@ -62,8 +62,8 @@ def test_failures_do_not_stop_the_others_and_parameters_arrive(tmp_path, write_n
 
     rows = [line.split() for line in out.splitlines()]
     assert rows[0] == ["notebook", "status", "seconds", "output"]
-    assert [row[:2] for row in rows[2:5]] == [["01_bad", "failed"], ["02_good", "ok"], ["03_dead", "failed"]]
-    assert rows[3][3] == str(tmp_path / "out/notebooks/02_good.ipynb")
+    assert [row[:2] for row in rows[1:4]] == [["01_bad", "failed"], ["02_good", "ok"], ["03_dead", "failed"]]
+    assert rows[2][3] == str(tmp_path / "out/notebooks/02_good.ipynb")
     assert "01_bad: cell 4: ZeroDivisionError: division by zero" in out
     assert "02_good: 3 of 3 cells" in err and "01_bad: failed in cell 4" in err
 
