@@ -52,9 +52,7 @@ SCENES, RETINA = Network("scenes"), Network("retina")
 def run(
     notebooks: Notebooks = ("all",),
     *,
-    parameters: Annotated[
-        UseAppendAction[Names], arg(aliases=["-p"], metavar="NAME=VALUE", help="set a parameter")
-    ] = (),
+    parameters: Annotated[UseAppendAction[Names], arg(aliases=["-p"], metavar="NAME=VALUE", help="sets one")] = (),
     profile: Annotated[str | None, arg(metavar="quick|full", help="how much to compute")] = None,
     jobs: Annotated[int, arg(aliases=["-j"], metavar="N", help="notebooks at the same time")] = 1,
     force: Annotated[bool, arg(help="run again what is already done")] = False,
@@ -99,13 +97,9 @@ def evaluate(
     *,
     images: Annotated[str, arg(metavar="DIR|SET", help="a folder, or a set such as scenes:test:60")],
     n: Annotated[int | None, arg(aliases=["-n"], metavar="N", help="at most so many pictures")] = None,
-    masks: Annotated[
-        Path | None, arg(metavar="DIR|FILE", help="PNGs or COCO; default: masks/ among the pictures")
-    ] = None,
+    masks: Annotated[Path | None, arg(metavar="DIR|FILE", help="PNGs or COCO; default: masks/ in images")] = None,
     plan: "Plan",
-    calibration: Annotated[
-        str | None, arg(metavar="DIR|SET", help="where IoU's threshold is chosen; with masks")
-    ] = None,
+    calibration: Annotated[str | None, arg(metavar="DIR|SET", help="to choose IoU's threshold on")] = None,
     compare: Annotated[Names | None, arg(metavar="A:B [A:B ...]", help="for instance hybrid@0.3:gradcam")] = None,
     out: Out = "results/evaluation",
 ) -> int:

@@ -24,7 +24,6 @@ from ..progress import progress
 from .parameters import check, read_parameters
 
 NOTEBOOKS = ROOT / "notebooks"
-START_TIMEOUT = 120  # a kernel that imports nothing yet; generous, since several may start at once
 PROCESSES = multiprocessing.get_context("spawn")  # a forked child would hold locks of threads that it does not have
 
 
@@ -208,19 +207,11 @@ def _child(pipe: Connection, source: Path, parameters: dict[str, Any], place: Pa
         number += "injected-parameters" not in cell.metadata.get("tags", [])
         pipe.send(number)
 
+    options = {"cwd": source.parent, "kernel_name": "python3", "kernel_manager_class": _kernel_class(place)}
+    # A kernel that imports nothing yet starts at once, but several may start together.
+    options |= {"start_timeout": 120, "progress_bar": False, "stderr_file": sys.stderr, "on_cell_start": begin}
     try:
-        papermill.execute_notebook(
-            source,
-            place / source.name,
-            parameters,
-            cwd=source.parent,
-            kernel_name="python3",
-            kernel_manager_class=_kernel_class(place),
-            on_cell_start=begin,
-            start_timeout=START_TIMEOUT,
-            progress_bar=False,
-            stderr_file=sys.stderr,
-        )
+        papermill.execute_notebook(source, place / source.name, parameters, **options)
         pipe.send(("ok", None))
     except PapermillExecutionError as error:
         message = f"{error.ename}: {error.evalue}".strip(": ")
@@ -267,9 +258,7 @@ def fingerprint(notebook: Path, parameters: dict[str, Any], sources: str) -> str
 
 def _listing(value: Any) -> list:
     """Name, size and time of the files that a parameter points to, so that new pictures mean a new run."""
-    path = ROOT / value if isinstance(value, str) and value else None
-    if path is None or not path.exists():
-        return []
+    path = ROOT / value if isinstance(value, str) and value else ROOT / "no such file"
     found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in found]
 

@@ -130,9 +130,9 @@ def test_the_time_limit_kills_the_kernel_and_its_children(tmp_path, write_notebo
     code = "import os, subprocess, pathlib\nchild = subprocess.Popen(['sleep', '300'])\n"
     code += f"pathlib.Path({str(tmp_path / 'pids')!r}).write_text(f'{{os.getpid()}} {{child.pid}}')\nchild.wait()"
     write_notebook(tmp_path / "nb/01_slow.ipynb", "# Slow", code)
-    record = suite.run(timeout=6, notebooks=tmp_path / "nb", out=tmp_path / "out")["01_slow"]
-    assert record["status"] == "timeout" and record["seconds"] < 20
-    assert record["error"] == {"cell": 2, "message": "stopped after the limit of 6 seconds"}
+    record = suite.run(timeout=12, notebooks=tmp_path / "nb", out=tmp_path / "out")["01_slow"]
+    assert record["status"] == "timeout" and record["seconds"] < 30
+    assert record["error"] == {"cell": 2, "message": "stopped after the limit of 12 seconds"}
     assert all(gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
 
 
