@@ -74,7 +74,7 @@ def test_wikimedia_is_for_pictures_to_look_at(folder, monkeypatch):
 
 
 def test_masks_among_the_pictures_are_no_class(folder):
-    save_image(folder / "masks/cat/b9.png", ONE.astype(float) / 255)  # anything above zero is inside
+    save_image(folder / "masks/cat/b9.png", ONE[..., None] * np.array([0, 1 / 255, 0]))  # anything above zero is inside
     found = samples(folder)
     assert [s.masked for s in found] == [True, False, False, False]
     assert found[0].mask.dtype == bool and (found[0].mask == ONE).all() and found[1].mask is None
@@ -141,14 +141,14 @@ def test_coco_objects_of_the_pictures_class_alone(folder, tmp_path):
 
 def test_coco_by_its_bare_name_only_where_that_is_unique(folder, tmp_path):
     objects = [("train/b9.jpg", packed(ONE), 0), ("c.png", packed(ONE), 0), ("b10.png", packed(ONE), 0)]
-    objects += [("other/b10.png", packed(ONE), 0)]
+    objects += [("other/b10.png", packed(ONE), 0), ("other/c.png", packed(ONE), 0)]
     file = annotations(tmp_path / "coco.json", *objects)
     assert [s.name for s in samples(folder, masks=file) if s.masked] == ["cat/b9.jpg"]  # which c, which b10 is meant?
     file = annotations(file, *[("cat/c.png", packed(ONE), 0)])
     assert [s.name for s in samples(folder, masks=file) if s.masked] == ["cat/c.png"]
 
 
-@pytest.mark.parametrize("shape", [{"size": [20, 30], "counts": [10, 700]}, {"size": [20, 30], "counts": "abc"}, [[1]]])
+@pytest.mark.parametrize("shape", [{"size": [20, 30], "counts": [10, 10]}, {"size": [20, 30], "counts": "abc"}, [[1]]])
 def test_a_broken_coco_mask_is_an_error_of_that_picture_alone(folder, tmp_path, shape):
     objects = [("b9.jpg", shape, 0), ("b10.png", packed(ONE), 0)]
     found = samples(folder, masks=annotations(tmp_path / "coco.json", *objects))
