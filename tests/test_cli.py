@@ -110,7 +110,7 @@ def test_bad_input_is_one_sentence(folder, tmp_path, capsys, call, says):
     [
         ("paint", "no such command; there are run, parameters,"),
         ("train unknown", "No recipe for 'unknown'; there are scenes"),
-        ("fetch", "No category"),
+        ("fetch", "pictures of []"),
         ("evaluate", "--images"),
         ("evaluate --images x --alphas 2", "alphas.0 is 2.0"),
         ("evaluate --images scenes:test:2 --methods gradcam --compare gradcam", "first:second; got 'gradcam'"),

@@ -10,7 +10,8 @@ import pytest
 
 from camhelpers.files import ROOT
 
-FLOORS = [["files", "progress", "checks"], ["render"], ["io"], ["cam"], ["datasets"], ["evaluate"], ["show"], ["batch"], ["cli"]]
+WINGS = ["render", "io", "cam", "datasets", "evaluate", "show", "batch", "cli"]
+FLOORS = [["files", "progress", "checks"], *([wing] for wing in WINGS)]
 """From the ground up; a room imports from its own wing and from below."""
 PROBE = """
 import time, torch
