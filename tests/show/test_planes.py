@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from camhelpers import render
+from camhelpers.cam.methods import METHODS
 from camhelpers.evaluate import localisation
 from camhelpers.io.volumes import read_volume
 from camhelpers.show import planes as p
@@ -90,6 +91,7 @@ def test_profiles_draw_each_share_over_the_lesions_own():
         warm, none = cell.get_lines()
         assert np.allclose(warm.get_ydata(), 100 * localisation.profile(HEAT, axis)) and not none.get_ydata().any()
         assert np.allclose(warm.get_xdata(), (np.arange(VOLUME.shape[axis]) + 0.5) * OCT[axis])
+        assert warm.get_color() == METHODS["gradcam"].colour
         top = cell.collections[0].get_paths()[0].vertices[:, 1].max()
         assert top == pytest.approx(100 * localisation.profile(MASK, axis).max())
         assert cell.get_xlabel() == f"{p.AXES[axis]} (mm)"

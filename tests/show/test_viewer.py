@@ -82,6 +82,8 @@ def test_the_heat_shown_is_the_heat_given(viewer):
         seen = crop(viewer, axis)
         expected = Image.fromarray(render.colour(plane, "hot")).resize(seen.shape[1::-1], Image.Resampling.BICUBIC)
         assert np.median(np.abs(seen - np.asarray(expected, dtype=float))) < 14  # JPEG; lines and words lie over it
+    bar = pixels(viewer)[30:-6, -55]
+    assert np.abs(bar[0] - render.table("hot")[250]).max() < 25 > np.abs(bar[-1] - render.table("hot")[3]).max()
 
 
 @pytest.mark.parametrize("spacing", [OCT, (1, 1, 1), (3, 1, 1)])
@@ -114,7 +116,8 @@ def test_a_function_is_asked_once_for_each_method_and_alpha(viewer):
     before = computed.image.value
     computed.alpha.value = 0.2
     assert computed.image.value != before
-    computed.alpha.value = 0.7
+    computed.method.value = "gradcam"  # known, whatever alpha is
+    computed.method.value, computed.alpha.value = "hybrid", 0.7
     computed.sliders[0].value, computed.opacity.value = 3, 0.6
     for method in ("smoothgrad", "gradcam", "hybrid"):
         computed.method.value = method
