@@ -1,4 +1,4 @@
-"""SmoothGrad and VarGrad: against closed forms and plain numpy, seeded, and streamed."""
+"""SmoothGrad and VarGrad: against plain numpy, seeded, and streamed."""
 
 import sys
 import weakref
@@ -10,15 +10,6 @@ from torch import nn
 
 from camhelpers import explain
 from camhelpers.cam.gradients import noisy_gradients
-from camhelpers.cam.methods import smoothgrad, vargrad
-
-
-class Cubes(nn.Module):
-    """The scores are the sum of x^3 and its negative: the gradient 3 x^2 is known under any noise."""
-
-    def forward(self, x):
-        scores = (x**3).flatten(1).sum(1)
-        return torch.stack([scores, -scores], 1)
 
 
 @pytest.fixture(params=[2, 3])
@@ -49,19 +40,6 @@ def test_mean_and_variance_are_those_of_all_samples(case, small, monkeypatch):
         np.testing.assert_allclose(found.variance[i], every.var(0), rtol=2e-3, atol=1e-10)
     called = noisy_gradients(net, x, lambda out: out[2], samples=7, spread=0.2, seed=5)
     assert torch.equal(called.mean[0], found.mean[0])
-
-
-def test_the_closed_form_of_a_cube():
-    x = torch.linspace(-1, 1, 64).view(1, 1, 8, 8)
-    found = noisy_gradients(Cubes(), x, [0], samples=3000, spread=0.1)
-    s2 = 0.2**2  # the range is 2
-    np.testing.assert_allclose(smoothgrad(found)[0], 3 * (x[0, 0] ** 2 + s2), atol=0.08)  # the mean of 3 (x + n)^2
-    np.testing.assert_allclose(vargrad(found)[0], 9 * (4 * x[0, 0] ** 2 * s2 + 2 * s2**2), atol=0.15)
-    # Welford keeps its digits where a difference of squares loses them: gradients near 3e6 that vary by tens
-    x = torch.full((1, 1, 8, 8), 1000.0)
-    x[..., 0, 0] = 1000.01
-    exact, single = (noisy_gradients(Cubes(), each, [0], samples=20, spread=0.1) for each in (x.double(), x))
-    np.testing.assert_allclose(single.variance.mean(), exact.variance.mean(), rtol=0.2)
 
 
 def test_the_seed_decides_whatever_the_grad_mode(case):
@@ -108,7 +86,16 @@ def test_one_run_serves_both_methods_and_the_predicted_class_is_fixed_before_the
 
     # "camhelpers.cam.explain" is the function; the room is found among the modules
     monkeypatch.setattr(sys.modules["camhelpers.cam.explain"], "noisy_gradients", counted)
-    for options in ({}, {}, {"target": other}, {"target": other, "samples": 3}, {"spread": 0.3}, {"seed": 1}):
+    options = {"samples": 2}
+    for change in ({}, {"spread": 0.3}, {"seed": 1}, {"samples": 3}, {"target": other}):
+        options |= change
         for name in ("smoothgrad", "vargrad"):
-            ex.heatmap(name, **{"samples": 2, **options})
-    assert runs == [predicted, (other, other), (other, other), predicted, predicted]
+            ex.heatmap(name, **options)
+    assert runs == [predicted] * 4 + [(other, other)]
+
+
+def test_a_map_that_is_zero_nearly_everywhere_is_not_cut_to_nothing():
+    corner = nn.ZeroPad2d((0, -15, 0, -15))  # the network sees one position alone
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), corner, nn.Flatten(), nn.Linear(4, 2))
+    heat = explain(net, torch.rand(1, 3, 16, 16), layers="0").heat("smoothgrad", percentile=90)
+    assert heat.heatmap[0, 0, 0] == heat.heatmap.sum() == 1 and heat.clipped_at == heat.raw.max()
