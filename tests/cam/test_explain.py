@@ -1,6 +1,7 @@
 """The front door: pictures, volumes and tensors in; predictions, heatmaps and overlays out."""
 
 import cv2
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -180,6 +181,12 @@ def test_overlay_and_panel(net):
     assert {ex.title(), "Grad-CAM", "Hybrid"} <= {*titles}
     batch = ch.explain(net, [picture(seed=0), picture(seed=1)])
     assert batch.title(1) in [axes.get_title() for axes in batch.panel(index=1).axes]
+
+
+def test_a_volume_is_turned_as_the_card_says(tiny_net, cube, tmp_path):
+    nib.save(nib.Nifti1Image(cube(), np.diag([2, 2, 2, 1])), tmp_path / "v.nii")  # x, y, z towards right, front, top
+    ras, lps = (ch.explain(tiny_net(3, orientation=o), tmp_path / "v.nii").volume.data for o in ("RAS", "LPS"))
+    np.testing.assert_array_equal(ras, lps[:, ::-1, ::-1])
 
 
 def test_a_network_that_scores_no_classes_is_explained_with_a_callable(tiny_net):
