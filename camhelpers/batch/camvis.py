@@ -196,7 +196,8 @@ class _Run:
         data = [volume.data, volume.spacing, volume.affine, volume.window, volume.source, mask]
         mark = fingerprint(FORMAT, self.weights, self.settings, data)
         label = "*" if sample.label is None else glob.escape(sample.label)  # without one, it was predicted
-        listed = self.folder.glob(f"heatmaps/{self.split}/class_{label}/{glob.escape(sample.name)}/*_metadata.json")
+        classes = self.folder / "heatmaps" / self.split
+        listed = classes.glob(f"class_{label}/{glob.escape(sample.name)}/*_metadata.json")
         earlier = {path.parent: record for path in listed if (record := _record(path))}
         for record in earlier.values() if resume else ():
             sizes = {self.folder / name: about["bytes"] for name, about in record["files"].items()}
@@ -229,8 +230,8 @@ class _Run:
         label = _class_folder(ex.label) if sample.label is None else sample.label
         own, look = Path("heatmaps", self.split, f"class_{label}", name), Path("visualizations", self.split)
         replaced = {self.folder / own, *guessed}
-        same_name = self.folder.glob(f"heatmaps/{self.split}/class_*/{glob.escape(name)}")
-        if self.names[name] > 1 or set(same_name) - replaced:
+        same_name = set((self.folder / "heatmaps" / self.split).glob(f"class_*/{glob.escape(name)}"))
+        if self.names[name] > 1 or same_name - replaced:
             look = look / f"class_{label}"
         (work / own).mkdir(parents=True)
         (work / look).mkdir(parents=True)

@@ -323,10 +323,10 @@ def test_a_full_cube_through_the_command_is_read_by_others(tmp_path):
 def test_names_that_other_systems_refuse_are_made_plain(tmp_path, net, quick, label):
     some = [Sample(name, lambda: (read_volume(small()), None), label) for name in ("a:b", ".hidden", "$_[1]$")]
     for status in ("made", "kept"):
-        found = explain_volumes(net, some, ["gradcam"], tmp_path, session="s", resume=True)
+        found = explain_volumes(net, some, ["gradcam"], tmp_path, session="s", resume=True, split="[x]")
         assert statuses(found) == [status] * 3
     assert [record["sample"] for record in whole(found.folder)] == ["$_[1]$", "_.hidden", "a_b"]
-    (folder,) = (found.folder / "heatmaps/val").iterdir()
+    (folder,) = (found.folder / "heatmaps/[x]").iterdir()
     assert folder.name == f"class_{safe_name(folder.name[6:])}" and len(files(tmp_path)) == 3 * 7 + 1
 
 
