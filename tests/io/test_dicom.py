@@ -178,7 +178,7 @@ def test_without_pixel_spacing_nothing_is_claimed(tmp_path, write_series):
 
 
 def test_a_multiframe_cube(tmp_path, multiframe):
-    path = multiframe(tmp_path / "a", order=[5, 3, 4, 0, 1, 2])
+    path = multiframe(tmp_path / "a", order=[5, 3, 4, 0, 1, 2], PixelSpacing=[9, 9])  # what is said of frames prevails
     volume = read_volume(path)
     expected = np.clip((WORDS[[3, 4, 5, 1, 2, 0]] * 0.5 + 10.5) / 2000, 0, 1)
     np.testing.assert_allclose(volume.data, expected, atol=1e-6)
@@ -231,8 +231,10 @@ def test_series_cubes_and_strays_in_a_tree_of_classes(tmp_path, write_series, mu
     (tmp_path / "fluid" / "cut.dcm").write_bytes(bytes(128) + b"DICM")
     np.save(tmp_path / "fluid" / "b.npy", BYTES)
     write_series(tmp_path / "fluid", WORDS[:1])  # such as the photograph that comes with a cube
+    for name in "cde":
+        np.save(write_series(tmp_path / "fluid", WORDS[:1], uid="1.2.3") / f"{name}.npy", BYTES)
     with pytest.warns(UserWarning, match=r"fluid: IM.*dcm \(single DICOM images\)") as told:
         found = find_volumes(tmp_path)
-    names = [("fluid", "b"), ("fluid", "cube"), ("fluid", "cut"), ("normal", "eye 2")]
+    names = [*(("fluid", name) for name in ("b", "c", "cube", "cut", "d", "e")), ("normal", "eye 2")]
     assert [(one.label, one.name) for one in found] == [*names, ("normal", "eye 10")] and len(told) == 1
     assert [read_volume(one.path).data.shape for one in found if one.name in ("cube", "eye 2")] == [(6, 8, 9)] * 2

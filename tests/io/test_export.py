@@ -154,6 +154,7 @@ def test_without_a_grid_the_spacing_is_what_is_known(tmp_path, heat, known):
     path = export.write_nifti(tmp_path / "heat.nii.gz", heat, volume(known=known))
     image, header = sitk.ReadImage(str(path)), nibabel.load(path).header
     assert np.allclose(image.GetSpacing(), SPACING[::-1] if known else (1, 1, 1))
+    assert image.GetDirection() == tuple(np.eye(3).ravel())
     assert (sitk.GetArrayFromImage(image) == heat).all()
     assert header.get_xyzt_units()[0] == ("mm" if known else "unknown")
     assert header["sform_code"] == header["qform_code"] == (2 if known else 0)
