@@ -105,21 +105,6 @@ def torchcam(net: nn.Module, x: Tensor, classes: Tensor, heats: np.ndarray, step
     return shown, *(float(np.mean([f[key] for f in found])) for key in ("insertion_auc", "deletion_auc"))
 
 
-def ours_confidence(net: nn.Module, x: Tensor, classes: Tensor, heats: np.ndarray, steps: int) -> Result:
-    faithfulness.confidence(net, x, classes, heats)
-    return len(x) * (1 + len(heats)), np.nan, np.nan
-
-
-def torchcam_confidence(net: nn.Module, x: Tensor, classes: Tensor, heats: np.ndarray, steps: int) -> Result:
-    from torchcam.metrics import ClassificationMetric
-
-    for maps in heats:
-        metric = ClassificationMetric(Given(net, torch.from_numpy(maps)), lambda z: z.softmax(-1))
-        with torch.inference_mode():
-            metric.update(x, classes.tolist())
-    return len(heats) * len(x) * 2, np.nan, np.nan
-
-
 def quantus(net: nn.Module, x: Tensor, classes: Tensor, heats: np.ndarray, steps: int) -> Result:
     """Pixel flipping: deletion only, by single values of colour, and its curve leaves the whole picture out."""
     from quantus import PixelFlipping
@@ -141,8 +126,6 @@ CONTESTANTS: dict[str, tuple[str, Callable[..., Result]]] = {
     "guide": ("the guide: one at a time", guide),
     "torchcam": ("torch-cam: insertion and deletion", torchcam),
     "quantus": ("Quantus: pixel flipping (deletion only)", quantus),
-    "ours_confidence": ("camhelpers: confidence drop and increase", ours_confidence),
-    "torchcam_confidence": ("torch-cam: confidence drop and increase", torchcam_confidence),
 }
 
 

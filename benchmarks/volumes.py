@@ -123,6 +123,7 @@ def read_back(path: Path) -> Result:
 def ours_noisy(net: nn.Module, x: Tensor) -> Result:
     from camhelpers.cam.gradients import noisy_gradients
     from camhelpers.cam.methods import smoothgrad
+
     return smoothgrad(noisy_gradients(net, x, [0], samples=SAMPLES))[0].numpy(), ""
 
 

@@ -5,7 +5,6 @@ Each finished batch is kept as a file, so that an interrupted evaluation goes on
 
 import inspect
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -303,11 +302,9 @@ def _faithfulness(
     directions = [d for d in FAITHFULNESS if d in plan.metrics]
     if not directions:
         return {}, {}, []
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".* maps are constant")  # counted as missing in every table
-        found = faithfulness.curves(
-            model, x, classes, ranked, steps=plan.steps, baselines=plan.baselines, directions=directions, seed=seeds
-        )
+    found = faithfulness.curves(
+        model, x, classes, ranked, steps=plan.steps, baselines=plan.baselines, directions=directions, seed=seeds
+    )
     lines = found.probability
     areas = {(d, b, plan.steps): faithfulness.auc(line, found.fractions) for (d, b), line in lines.items()}
     return areas, lines, found.fractions.tolist()

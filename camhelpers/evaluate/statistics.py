@@ -1,23 +1,21 @@
 """Honest statistics for paired measurements: every method met the same pictures, so differences are what counts."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-RESAMPLES = 10_000
-LOWER_IS_BETTER = ("deletion", "deletion_logit", "deletion_rescaled", "road_most", "confidence_drop", "seconds")
-
-Claim = Literal["more", "less", "same"]
+LOWER_IS_BETTER = ("deletion", "seconds")
 
 
 # One sample -----------------------------------------------------------------------------------------------------------
 
 
-def summary(values: Sequence[float], *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> dict:
-    """Mean, SD, extremes, n and the mean's interval; NaN values are dropped and counted.
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Mean, SD, extremes, n and the mean's interval of 95 %; NaN values are dropped and counted.
 
     Where there are fewer values than a figure needs, that figure is NaN: nothing can be said.
 
@@ -27,7 +25,7 @@ def summary(values: Sequence[float], *, level: float = 0.95, resamples: int = RE
     x = np.asarray(values, float)
     dropped, x = int(np.isnan(x).sum()), x[~np.isnan(x)]
     n = len(x)
-    low, high, _ = interval(x, level=level, resamples=resamples, seed=seed) if n > 1 else (np.nan, np.nan, "")
+    low, high, _ = interval(x) if n > 1 else (np.nan, np.nan, "")
     return {
         "n": n,
         "dropped": dropped,
@@ -37,22 +35,18 @@ def summary(values: Sequence[float], *, level: float = 0.95, resamples: int = RE
         "max": float(x.max()) if n else np.nan,
         "low": low,
         "high": high,
-        "level": level,
+        "level": 0.95,
     }
 
 
-def summarise(table: pd.DataFrame, by: Sequence[str] = ("method", "metric"), **options: Any) -> pd.DataFrame:
+def summarise(table: pd.DataFrame, by: Sequence[str] = ("method", "metric")) -> pd.DataFrame:
     """The `summary` of a tidy table's `value` in each group, one row a group."""
-    _need(table, [*by, "value"])
-    rows = [
-        {**dict(zip(by, key, strict=True)), **summary(group["value"], **options)}
-        for key, group in table.groupby(list(by), sort=False, dropna=False)
-    ]
-    return pd.DataFrame(rows)
+    groups = table.groupby(list(by), sort=False, dropna=False)["value"]
+    return pd.DataFrame([{**dict(zip(by, key, strict=True)), **summary(values)} for key, values in groups])
 
 
 def interval(
-    values: np.ndarray, *, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    values: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float, str]:
     """The interval of a mean, and how it was found: "bootstrap" (studentised), "Student t" or "constant".
 
@@ -62,10 +56,9 @@ def interval(
     Neither knows a score's range: with few values near 1 the upper bound may exceed 1. It is left there, since a bound
     that was cut would look surer than so few values are.
     """
+    # Ours and not scipy's BCa: of 2,000 intervals of skewed differences at 95 %, BCa covers .82 at n = 10 and .89 at
+    # n = 30, the studentised bootstrap .91 and .93.
     x, n = np.asarray(values, float), len(values)
-    if n < 2:
-        raise ValueError(f"An interval needs at least two values, not {n}.")
-    _check_level(level)
     mean, error = x.mean(), x.std(ddof=1) / np.sqrt(n)
     if np.ptp(x) == 0:
         return float(mean), float(mean), "constant"
@@ -88,8 +81,7 @@ def _studentised(centred: np.ndarray, resamples: int, rng: np.random.Generator) 
         spread = squares - means**2
         spread[spread <= 1e-12 * squares] = 0  # one value n times over, but for rounding
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = means / np.sqrt(spread / (n - 1))
-        parts.append(np.where(np.isnan(t), 0, t))
+            parts.append(np.nan_to_num(means / np.sqrt(spread / (n - 1)), nan=0, posinf=np.inf, neginf=-np.inf))
     return np.concatenate(parts)
 
 
@@ -103,7 +95,6 @@ def paired(
     margin: float = 0.01,
     level: float = 0.95,
     lower_is_better: bool = False,
-    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Every statistic of `first - second`, paired; pairs in which either is NaN are dropped and counted.
@@ -116,20 +107,17 @@ def paired(
     0.2
     """
     a, b = np.asarray(first, float), np.asarray(second, float)
-    if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"Pairs need two lists of one length, not {a.shape} and {b.shape}.")
-    if not margin > 0:
-        raise ValueError(f"The margin is {margin}; it is the smallest difference that matters, above 0.")
-    _check_level(level)
     whole = ~(np.isnan(a) | np.isnan(b))
     a, b, n = a[whole], b[whole], int(whole.sum())
     if n < 2:
         raise ValueError(f"A test needs at least two pairs, not {n} ({len(whole) - n} dropped for a missing value).")
+    if not (margin > 0 and 0 < level < 1):
+        raise ValueError(f"The margin is {margin} and the level is {level}; above 0, and between 0 and 1.")
     d = a - b
     if np.ptp(d) <= 1e-12 * max(np.abs(a).max(), np.abs(b).max()):  # differ by rounding alone
         d = np.full(n, d[0] if abs(d[0]) > 1e-12 * np.abs(a).max() else 0.0)
-    low, high, how = interval(d, level=level, resamples=resamples, seed=seed)
-    t, p = _t(d, 0.0)
+    low, high, how = interval(d, level=level, seed=seed)
+    t, p, p_equivalence = _tests(d, margin)
     effect, effect_low, effect_high = _effect(t, n, level)
     wins = -d if lower_is_better else d
     return {
@@ -151,25 +139,24 @@ def paired(
         "p_t": p,
         "p_wilcoxon": float(stats.wilcoxon(d[d != 0]).pvalue) if d.any() else 1.0,
         "margin": margin,
-        "p_equivalence": max(_t(d, -margin, "greater")[1], _t(d, margin, "less")[1]),
+        "p_equivalence": p_equivalence,
         "detectable": detectable(n, level=level),
     }
 
 
-def _t(d: np.ndarray, mean: float, side: Literal["two-sided", "greater", "less"] = "two-sided") -> tuple[float, float]:
-    """Student's t of a mean, with its p.
+def _tests(d: np.ndarray, margin: float) -> tuple[float, float, float]:
+    """Student's t of a mean with its p, and the p of its equivalence to 0 within the margin.
 
     Constant differences leave nothing to divide by. Their p is then the exact sign test's, the least that so many
     pairs can give: two equal differences prove nothing, sixty do.
     """
+    from statsmodels.stats.weightstats import DescrStatsW
+
     if np.ptp(d) > 0:
-        found = stats.ttest_1samp(d, mean, alternative=side)
-        return float(found.statistic), float(found.pvalue)
-    off = d[0] - mean
-    t = np.copysign(np.inf, off) if off else 0.0
-    if side == "two-sided":
-        return t, 2.0 ** (1 - len(d)) if off else 1.0
-    return t, 2.0 ** -len(d) if (off > 0 if side == "greater" else off < 0) else 1.0
+        found = stats.ttest_1samp(d, 0.0)
+        return float(found.statistic), float(found.pvalue), float(DescrStatsW(d).ttost_mean(-margin, margin)[0])
+    t, p = (float(np.copysign(np.inf, d[0])), 2.0 ** (1 - len(d))) if d[0] else (0.0, 1.0)
+    return t, p, 2.0 ** -len(d) if abs(d[0]) < margin else 1.0
 
 
 def _effect(t: float, n: int, level: float) -> tuple[float, float, float]:
@@ -177,13 +164,10 @@ def _effect(t: float, n: int, level: float) -> tuple[float, float, float]:
     if t < 0:
         dz, low, high = _effect(-t, n, level)
         return -dz, -high, -low
-    tails = (1 - level) / 2, (1 + level) / 2
-    if np.isinf(t):
-        low = high = t
-    elif t > 1e4:  # beyond scipy; the normal part is nothing beside such a noncentrality, chi-squared is left
-        low, high = t * np.sqrt(stats.chi2.ppf(tails, n - 1) / (n - 1))
-    else:
+    low = high = t
+    if t < 1e4:  # beyond, scipy's noncentral t gives up, and there is no doubt either
         reach = 10 * np.sqrt(1 + t * t / n)  # ten standard errors
+        tails = ((1 - level) / 2, (1 + level) / 2)
         high, low = (
             optimize.brentq(lambda shift, q=q: _noncentral(t, n - 1, shift) - q, t - reach, t + reach) for q in tails
         )
@@ -201,40 +185,22 @@ def power(n: int, effect: float, *, level: float = 0.95) -> float:
     >>> [round(power(10, dz), 2) for dz in (0.2, 0.5, 0.8)]
     [0.09, 0.29, 0.62]
     """
-    if n < 2:
-        raise ValueError(f"A test needs at least two pairs, not {n}.")
-    _check_level(level)
+    # in our own words, since statsmodels' power is NaN from dz = 10 on, and two pairs find no smaller effect
     edge, shift = stats.t.ppf((1 + level) / 2, n - 1), abs(effect) * np.sqrt(n)
     return 1 - _noncentral(edge, n - 1, shift) + _noncentral(-edge, n - 1, shift)
 
 
+@lru_cache
 def detectable(n: int, *, power_wanted: float = 0.8, level: float = 0.95) -> float:
     """The smallest effect (dz) that `n` pairs find with that power.
 
     >>> round(detectable(34), 2)
     0.5
     """
-    if not 1 - level < power_wanted < 1:
-        raise ValueError(f"The power wanted is {power_wanted}; it lies between {1 - level:.2g} and 1.")
-    power(n, 0.0, level=level)  # says what is wrong with n
     return float(optimize.brentq(lambda dz: power(n, dz, level=level) - power_wanted, 0.0, 40.0))
 
 
 # Many pairs -----------------------------------------------------------------------------------------------------------
-
-
-def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's adjusted p values: below .05, each is significant at a family-wise error of 5 % (Holm, 1979).
-
-    >>> holm([0.01, 0.04, 0.03, 0.005]).round(2).tolist()
-    [0.03, 0.06, 0.06, 0.02]
-    """
-    p = np.asarray(p, float)
-    order = p.argsort()
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1)
-    return adjusted
 
 
 def compare(
@@ -242,55 +208,49 @@ def compare(
     pairs: Sequence[tuple[str, str]],
     *,
     by: Sequence[str] = ("metric",),
-    column: str = "method",
     margin: float = 0.01,
     level: float = 0.95,
-    lower_is_better: Collection[str] = LOWER_IS_BETTER,
-    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Every declared comparison with every statistic, one row each: `pairs` of methods in each group of `by`.
 
-    `table` is tidy, with `picture`, `column`, `value` and the columns of `by`. All rows together are one family: a
-    declared pair that was not measured is an error, since the family must not depend on the results.
+    `table` is tidy, with `picture`, `method`, `value` and the columns of `by`. All rows together are one family: a
+    declared pair that was not measured is an error, since the family must not depend on the results. p values are
+    adjusted after Holm (1979).
 
     `verdict` says of the first against the second: "equivalent" where the equivalence test (Holm) finds the difference
     within the margin, significant or not; else "better" or "worse" where Holm's p of the t test is below `1 - level`
-    and the interval excludes 0; else "undecided". Less is better where a group holds a name in `lower_is_better`.
+    and the interval excludes 0; else "undecided". Less is better where a group holds a name in `LOWER_IS_BETTER`.
     """
-    by = [by] if isinstance(by, str) else list(by)
-    _need(table, ["picture", column, *by, "value"])
-    pairs = [tuple(pair) for pair in pairs]
-    if not pairs or any(len(pair) != 2 or pair[0] == pair[1] for pair in pairs) or len(set(pairs)) < len(pairs):
-        raise ValueError("pairs must hold at least one pair of two different methods, each pair once.")
+    from statsmodels.stats.multitest import multipletests
+
+    if not pairs or len(table) == 0:
+        raise ValueError("pairs must hold at least one pair of methods, and the table their values.")
     rows = []
-    for key, group in table.groupby(by, sort=False, dropna=False):
+    for key, group in table.groupby(list(by), sort=False, dropna=False):
         where = ", ".join(f"{name} {value}" for name, value in zip(by, key, strict=True))
-        twice = group.duplicated(["picture", column])
-        if twice.any():
+        if (twice := group.duplicated(["picture", "method"])).any():
             row = group[twice].iloc[0]
             raise ValueError(
-                f"Picture {row['picture']!r} has several values of {row[column]!r} for {where}; keep one, or add the "
+                f"Picture {row['picture']!r} has several values of {row['method']!r} for {where}; keep one, or add the "
                 "column that tells them apart to by=."
             )
-        wide = group.pivot(index="picture", columns=column, values="value")
-        less = not set(key).isdisjoint(lower_is_better)
+        wide = group.pivot(index="picture", columns="method", values="value")
+        less = not set(key).isdisjoint(LOWER_IS_BETTER)
         for pair in pairs:
             if missing := [name for name in pair if name not in wide]:
                 known = ", ".join(map(str, wide.columns))
                 raise ValueError(f"{missing[0]!r} was declared but not measured for {where}; there are {known}.")
             a, b = (wide[name].to_numpy() for name in pair)
             try:
-                found = paired(a, b, margin=margin, level=level, lower_is_better=less, resamples=resamples, seed=seed)
+                found = paired(a, b, margin=margin, level=level, lower_is_better=less, seed=seed)
             except ValueError as error:
                 raise ValueError(f"{pair[0]} against {pair[1]} for {where}: {error}") from None
             direction = {"better_is": "lower" if less else "higher"}
             rows.append({**dict(zip(by, key, strict=True)), "first": pair[0], "second": pair[1], **direction, **found})
-    if not rows:
-        raise ValueError("The table is empty; there is nothing to compare.")
     result = pd.DataFrame(rows)
     for p in ("p_t", "p_wilcoxon", "p_equivalence"):
-        result[f"{p}_holm"] = holm(result[p])
+        result[f"{p}_holm"] = multipletests(result[p], method="holm")[1]
     result["verdict"] = [_judge(row, 1 - level) for row in result.to_dict("records")]
     return result
 
@@ -303,37 +263,21 @@ def _judge(row: dict[str, Any], error: float) -> str:
     return "undecided"
 
 
-def verdict(low: float, high: float, claim: Claim = "more", margin: float = 0.0) -> str:
+def verdict(low: float, high: float, claim: Literal["more", "same"] = "more", margin: float = 0.0) -> str:
     """What an interval says of a claim: "supported", "not supported" or "undecided".
 
     "more" (the quantity exceeds 0) is supported where the whole interval lies above 0, and not supported where all of
-    it lies below the margin, so that the excess is absent or too small to matter. "less" is its mirror image. "same" is
-    supported where the interval lies within the margin on both sides, and not supported where it lies outside.
+    it lies below the margin, so that the excess is absent or too small to matter. "same" is supported where the
+    interval lies within the margin on both sides, and not supported where it lies outside.
 
     >>> verdict(0.02, 0.05), verdict(-0.01, 0.03), verdict(0.001, 0.004, margin=0.01)
     ('supported', 'undecided', 'not supported')
     """
-    if claim not in ("more", "less", "same"):
-        raise ValueError(f"There is no claim {claim!r}; choose 'more', 'less' or 'same'.")
-    if margin < 0 or (claim == "same" and margin == 0):
-        raise ValueError(f"The margin is {margin}; it is at least 0, and for the claim 'same' above it.")
-    if high < low:
-        raise ValueError(f"The interval runs from {low} to {high}; its lower bound comes first.")
-    if claim == "less":
-        low, high = -high, -low
+    if claim not in ("more", "same") or margin < 0 or (claim == "same" and margin == 0):
+        raise ValueError(f"The claim is {claim!r} and the margin {margin}; choose 'more', or 'same' and a margin.")
     if claim == "same":
         held, failed = -margin < low and high < margin, low >= margin or high <= -margin
     else:
         failed = high < margin or high <= 0
         held = low > 0 and not failed
     return "supported" if held else "not supported" if failed else "undecided"
-
-
-def _need(table: pd.DataFrame, columns: Sequence[str]) -> None:
-    if missing := [name for name in columns if name not in table]:
-        raise ValueError(f"The table has no column {missing[0]!r}; it has {', '.join(map(str, table.columns))}.")
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"The level is {level}; it lies between 0 and 1, 0.95 as a rule.")

@@ -71,12 +71,12 @@ CASES = [
     (plain(sanity.parts, torch.nn.ReLU()), "no parts with parameters"),
     (plain(statistics.paired, [1.0, np.nan], [0.0, 0.0]), "at least two pairs, not 1"),
     (plain(statistics.paired, [1.0, 2.0], [0.0, 0.0], margin=0), "margin is 0"),
-    (plain(statistics.paired, [1.0, 2.0], [0.0, 0.0], level=95), "level is 95"),
+    (plain(statistics.paired, [1.0, 2.0], [0.0, 0.0], level=95), "the level is 95"),
     (plain(statistics.compare, table(a=1, b=2), [("a", "c")]), "'c' was declared but not measured"),
     (plain(statistics.compare, table(a=1, b=2), []), "pairs must hold"),
     (plain(statistics.compare, pd.concat([table(a=1, b=2)] * 2), [("a", "b")]), "several values of 'a'"),
-    (plain(statistics.verdict, 0, 1, "best"), "no claim 'best'"),
-    (plain(statistics.verdict, 0, 1, "same"), "margin is 0"),
+    (plain(statistics.verdict, 0, 1, "best"), "The claim is 'best'"),
+    (plain(statistics.verdict, 0, 1, "same"), "'same' and the margin 0"),
 ]  # fmt: skip
 
 

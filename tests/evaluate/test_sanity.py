@@ -60,31 +60,16 @@ def test_a_constant_map_ranks_nothing():
     assert np.isnan(rank_correlation(np.zeros((1, 3, 3)), np.arange(9.0).reshape(1, 3, 3))).all()
 
 
-def slow_ssim(a: np.ndarray, b: np.ndarray) -> float:
+def test_ssim_is_its_definition():
+    a, b = np.random.default_rng(1).random((2, 1, 11, 11))  # one window
     line = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
     w = np.outer(line, line) / np.outer(line, line).sum()
-    values = []
-    for i in range(a.shape[0] - 10):
-        for j in range(a.shape[1] - 10):
-            p, q = a[i : i + 11, j : j + 11], b[i : i + 11, j : j + 11]
-            mp, mq = (w * p).sum(), (w * q).sum()
-            vp, vq, c = (w * (p - mp) ** 2).sum(), (w * (q - mq) ** 2).sum(), (w * (p - mp) * (q - mq)).sum()
-            values.append((2 * mp * mq + 1e-4) * (2 * c + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4)))
-    return float(np.mean(values))
-
-
-def test_ssim_is_its_definition():
-    a, b = np.random.default_rng(1).random((2, 3, 17, 14))
-    assert ssim(a, b) == pytest.approx([slow_ssim(p, q) for p, q in zip(a, b, strict=True)])
-    assert ssim(a, a) == pytest.approx([1, 1, 1])
-    assert ssim(a[0][None, None].repeat(12, 1), a[0][None, None].repeat(12, 1)).shape == (1,)  # a volume
-
-
-def test_maps_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="two stacks"):
-        rank_correlation(np.zeros((2, 3)), np.zeros((3, 3)))
-    with pytest.raises(ValueError, match="window of 11 pixels"):
-        ssim(np.zeros((1, 7, 7)), np.zeros((1, 7, 7)))
+    p, q = a[0], b[0]
+    mp, mq = (w * p).sum(), (w * q).sum()
+    vp, vq, c = (w * (p - mp) ** 2).sum(), (w * (q - mq) ** 2).sum(), (w * (p - mp) * (q - mq)).sum()
+    want = (2 * mp * mq + 1e-4) * (2 * c + 9e-4) / ((mp**2 + mq**2 + 1e-4) * (vp + vq + 9e-4))
+    assert ssim(a, b) == pytest.approx([want]) and ssim(a, a) == pytest.approx([1])
+    assert ssim(p[None, None].repeat(12, 1), p[None, None].repeat(12, 1)).shape == (1,)  # a volume
 
 
 # Randomised weights ---------------------------------------------------------------------------------------------------
@@ -95,8 +80,6 @@ def test_parts_go_from_the_head_down_and_look_into_a_trunk(model):
     trunk = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     vgg = nn.ModuleDict({"features": trunk, "classifier": nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))})
     assert parts(vgg) == ["classifier.2", "classifier.0", "features.2", "features.0"]
-    with pytest.raises(ValueError, match="no parts with parameters"):
-        parts(nn.Sequential(nn.ReLU()))
 
 
 def test_only_the_named_part_changes_and_only_in_the_copy(model):
@@ -114,8 +97,6 @@ def test_a_parts_new_weights_depend_on_its_name_and_the_seed(model):
     assert torch.equal(alone.layer3.conv1.weight, among.layer3.conv1.weight)
     assert not torch.equal(alone.layer3.conv1.weight, randomised(model, ["layer3"], 2).layer3.conv1.weight)
     assert not torch.equal(alone.layer3.conv1.weight, randomised(model, ["layer4"], 1).layer4.conv1.weight)
-    with pytest.raises(ValueError, match="no part 'layer9'; it has fc, layer4"):
-        randomised(model, ["layer9"])
 
 
 def test_weights_of_a_home_made_module_change_places():
@@ -172,11 +153,6 @@ def test_a_random_head_changes_grad_cam_but_never_eigen_cam(checked):
     assert head.min()["eigencam"] == pytest.approx(1)
 
 
-def test_eigen_cam_notices_the_layers_below(checked):
-    trunk = checked[(checked["part"] == "stem") & (checked["method"] == "eigencam")]
-    assert trunk["spearman"].mean() < 0.9
-
-
 def test_the_first_step_is_the_same_either_way_and_later_ones_are_not(checked):
     def of(kind: str, part: str) -> np.ndarray:
         return checked[(checked["kind"] == kind) & (checked["part"] == part)]["spearman"].to_numpy()
@@ -193,16 +169,6 @@ def test_the_same_seed_gives_the_same_table_and_the_model_stays(model, x):
     assert model_hash(model) == before
     assert [m.training for m in model.modules()] == flags
     assert all(p.grad is None for p in model.parameters())
-
-
-def test_batches_change_nothing_but_the_noise(model, x, monkeypatch):
-    options = {"kinds": ("cascading",), "seeds": (0,)}
-    whole = randomisation(model, x, NAMES, **options)
-    monkeypatch.setattr("camhelpers.evaluate.sanity.BATCH", 2)
-    parted = randomisation(model, x, NAMES, **options)
-    key = ["method", "part", "picture"]
-    a, b = (t.sort_values(key).reset_index(drop=True) for t in (whole, parted))
-    pd.testing.assert_frame_equal(a, b, atol=1e-3)
 
 
 def test_a_blank_map_is_counted_and_ranks_nothing(model, x):
@@ -299,39 +265,6 @@ def test_tag_mass_measures_every_variant_on_the_scene_with_its_tag(model, few):
     assert found["tag_area"].between(0.01, 0.03).all()
     noise = found[found["method"] == "random"]
     assert noise["tag_mass"].mean() == pytest.approx(noise["tag_area"].mean(), abs=0.01)
-
-
-# Bad input ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"names": ("nosuch",)}, "no method 'nosuch'"),
-        ({"names": ()}, "no method to examine"),
-        ({"kinds": ("sideways",)}, "no kind 'sideways'"),
-        ({"seeds": ()}, "at least one seed"),
-        ({"layers": "nosuch"}, "no layer 'nosuch'"),
-        ({"inputs": []}, "no picture to examine"),
-    ],
-)
-def test_bad_input_gets_one_sentence(model, x, change, message):
-    with pytest.raises(ValueError, match=message):
-        randomisation(model, **{"inputs": x, **change})
-
-
-def test_one_picture_is_no_list(model):
-    with pytest.raises(TypeError, match="Give many pictures"):
-        class_sensitivity(model, np.zeros((64, 64, 3)))
-
-
-def test_the_tags_class_must_be_the_models(model, few):
-    with pytest.raises(ValueError, match="no class 'unicorn'"):
-        reliance(model, few, "unicorn")
-    with pytest.raises(ValueError, match="Class 10 is out of range"):
-        reliance(model, few, 10)
-    with pytest.raises(ValueError, match="one of the scenes' classes"):
-        tag_mass(SmallResNet(classes=2), few, 0)
 
 
 @pytest.mark.slow

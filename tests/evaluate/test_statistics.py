@@ -6,20 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats as reference
 
-from camhelpers.evaluate.statistics import (
-    _studentised,
-    compare,
-    detectable,
-    holm,
-    interval,
-    paired,
-    power,
-    summarise,
-    summary,
-    verdict,
-)
-
-pytestmark = pytest.mark.filterwarnings("error")
+from camhelpers.evaluate.statistics import compare, detectable, interval, paired, power, summarise, summary, verdict
 
 # Hours of extra sleep under two drugs, ten patients (Cushny and Peebles, 1905), from which Student made his test.
 FIRST = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4]
@@ -31,112 +18,50 @@ def tidy(values: dict[str, list[float]], **columns) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+# One pair -------------------------------------------------------------------------------------------------------------
+
+
 def test_students_own_example():
     found = paired(FIRST, SECOND)
-    assert found["n"] == 10
-    assert found["difference"] == pytest.approx(1.58)
+    assert found["n"] == 10 and found["difference"] == pytest.approx(1.58)
     assert found["t"] == pytest.approx(4.0621, abs=5e-5)  # as printed in R's help page of `sleep`
     assert found["p_t"] == pytest.approx(0.002833, abs=5e-7)
     assert found["effect"] == pytest.approx(4.0621 / np.sqrt(10), abs=1e-4)
-    assert found["win_rate"] == 0.95  # nine wins, one tie
+    assert found["sd"] == pytest.approx(np.std(np.subtract(FIRST, SECOND), ddof=1))
     assert found["low"] < 1.58 < found["high"]
+    assert (found["mean_first"], found["mean_second"]) == (pytest.approx(2.33), pytest.approx(0.75))
 
 
-def test_t_and_wilcoxon_are_scipys():
-    rng = np.random.default_rng(0)
-    a, b = rng.random(30), rng.random(30)
+def test_t_and_wilcoxon_are_scipys_and_ties_are_left_out_of_the_ranks():
+    a, b = np.random.default_rng(0).random((2, 30))
     found = paired(a, b)
     assert found["p_t"] == pytest.approx(reference.ttest_rel(a, b).pvalue)
     assert found["p_wilcoxon"] == pytest.approx(reference.wilcoxon(a, b).pvalue)
+    d = np.subtract(FIRST, SECOND)
+    assert paired(FIRST, SECOND)["p_wilcoxon"] == pytest.approx(reference.wilcoxon(d[d != 0]).pvalue)
 
 
-def test_the_effects_interval_leaves_the_tails_of_the_noncentral_t():
-    found, root = paired(FIRST, SECOND), np.sqrt(10)
-    assert reference.nct.cdf(found["t"], 9, found["effect_low"] * root) == pytest.approx(0.975)
-    assert reference.nct.cdf(found["t"], 9, found["effect_high"] * root) == pytest.approx(0.025)
-    mirrored = paired(SECOND, FIRST)
+def test_the_win_rate_goes_by_what_is_better_and_ties_count_half():
+    assert paired(FIRST, SECOND)["win_rate"] == 0.95  # nine wins, one tie
+    assert paired(FIRST, SECOND, lower_is_better=True)["win_rate"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.9])
+def test_the_effects_interval_leaves_the_tails_of_the_noncentral_t(level):
+    found, root = paired(FIRST, SECOND, level=level), np.sqrt(10)
+    assert reference.nct.cdf(found["t"], 9, found["effect_low"] * root) == pytest.approx((1 + level) / 2)
+    assert reference.nct.cdf(found["t"], 9, found["effect_high"] * root) == pytest.approx((1 - level) / 2)
+    mirrored = paired(SECOND, FIRST, level=level)
     assert (mirrored["effect_low"], mirrored["effect_high"]) == (-found["effect_high"], -found["effect_low"])
 
 
 def test_equivalence_by_hand():
     d = np.array([-1.0, 1.0] * 12 + [0.0])
     d = 0.002 + 0.01 * d / d.std(ddof=1)  # mean .002, SD .01, n 25: standard error .002
-    found = paired(d, np.zeros(25), margin=0.01)
-    assert found["p_equivalence"] == pytest.approx(reference.t.cdf((0.002 - 0.01) / 0.002, 24))
-    assert paired(d, np.zeros(25), margin=0.002)["p_equivalence"] == pytest.approx(0.5)
-
-
-def test_holm_by_hand():
-    # sorted: .005 x 4 = .02, .01 x 3 = .03, .03 x 2 = .06, .04 x 1 = .04, lifted to .06
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, 0.9]) == pytest.approx([1, 1])
-
-
-def test_power_is_as_published():
-    assert [round(power(10, dz), 2) for dz in (0.2, 0.5, 0.8)] == [0.09, 0.29, 0.62]
-    assert power(34, 0.5) == pytest.approx(0.8078, abs=1e-4)  # G*Power 3.1, its manual's favourite
-    assert power(10, 0) == pytest.approx(0.05)
-
-
-@pytest.mark.parametrize("n", [2, 3, 10, 200, 10_000])
-def test_the_detectable_effect_has_the_power_wanted(n):
-    assert power(n, detectable(n)) == pytest.approx(0.8)
-    assert power(n, detectable(n, power_wanted=0.95)) == pytest.approx(0.95)
-
-
-def test_power_counts_simulated_rejections():
-    x = np.random.default_rng(1).normal(0.4, 1, (4000, 25))
-    assert (reference.ttest_1samp(x, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(power(25, 0.4), abs=0.02)
-
-
-@pytest.mark.parametrize("draw", ["normal", "exponential"])
-def test_nineteen_intervals_in_twenty_cover_the_mean(draw):
-    rng = np.random.default_rng(2)
-    true = {"normal": 0.0, "exponential": 1.0}[draw]
-    hits = 0
-    for run in range(400):
-        low, high, how = interval(getattr(rng, draw)(size=25), resamples=999, seed=run)
-        assert how == "bootstrap"
-        hits += low <= true <= high
-    assert 0.92 <= hits / 400 <= 0.98
-
-
-def test_the_interval_is_an_obvious_bootstraps():
-    x = np.random.default_rng(3).exponential(size=20)
-    rng, ts = np.random.default_rng(4), []
-    for _ in range(4000):
-        y = rng.choice(x, 20)
-        ts.append((y.mean() - x.mean()) / (y.std(ddof=1) / np.sqrt(20)))
-    error = x.std(ddof=1) / np.sqrt(20)
-    low, high = x.mean() - np.quantile(ts, 0.975) * error, x.mean() - np.quantile(ts, 0.025) * error
-    found = interval(x)
-    assert found[:2] == (pytest.approx(low, abs=0.15 * error), pytest.approx(high, abs=0.15 * error))
-
-
-def test_each_resample_gives_its_own_t():
-    x = np.array([-3.0, -1.0, 0.5, 3.5])
-    drawn = x[np.random.default_rng(9).integers(0, 4, (50, 4), dtype=np.int32)]
-    spread = drawn.std(1) > 0
-    found = _studentised(x, 50, np.random.default_rng(9))
-    assert found[spread] == pytest.approx(reference.ttest_1samp(drawn[spread], 0, axis=1).statistic)
-    assert np.isinf(found[~spread]).all()
-
-
-def test_many_values_are_resampled_in_parts_and_the_seed_decides():
-    x = np.random.default_rng(5).normal(size=5000)
-    assert interval(x, resamples=1000, seed=1) == interval(x, resamples=1000, seed=1)
-    assert interval(x, resamples=1000, seed=1) != interval(x, resamples=1000, seed=2)
-    low, high, _ = interval(x, resamples=1000)
-    assert (high - low) / 2 == pytest.approx(1.96 / np.sqrt(5000), rel=0.15)
-
-
-@pytest.mark.parametrize("values", [[0.1, 0.4], [0.1, 0.2, 0.4], [0.0] * 59 + [1.0]])
-def test_where_resamples_repeat_one_value_students_interval_stands_in(values):
-    low, high, how = interval(np.array(values))
-    assert how == "Student t"
-    assert (low, high) == pytest.approx(
-        reference.t.interval(0.95, len(values) - 1, np.mean(values), reference.sem(values))
-    )
+    for way in (1, -1):  # either bound may be the nearer one
+        expected = reference.t.cdf((0.002 - 0.01) / 0.002, 24)
+        assert paired(way * d, np.zeros(25), margin=0.01)["p_equivalence"] == pytest.approx(expected)
+        assert paired(way * d, np.zeros(25), margin=0.002)["p_equivalence"] == pytest.approx(0.5)
 
 
 def test_pairs_with_a_missing_value_are_dropped_and_counted():
@@ -150,36 +75,81 @@ def test_constant_differences_need_no_spread():
     assert (same["low"], same["high"], same["interval_by"]) == (0, 0, "constant")
     assert same["p_equivalence"] == 2.0**-15
     shifted = paired([0.3, 0.4, 0.5], [0.1, 0.2, 0.3])  # equal but for rounding
-    assert shifted["p_t"] == 0.25
+    assert (shifted["p_t"], shifted["p_equivalence"]) == (0.25, 1)
     assert shifted["difference"] == pytest.approx(0.2)
-    assert shifted["effect"] == np.inf
+    assert shifted["effect"] == -paired([0.1, 0.2, 0.3], [0.3, 0.4, 0.5])["effect"] == np.inf
     assert not any(isinstance(v, float) and np.isnan(v) for v in {**same, **shifted}.values())
 
 
-@pytest.mark.parametrize("first", [[1.0], [], [1.0, np.nan, np.nan]])
-def test_one_pair_is_no_test(first):
-    with pytest.raises(ValueError, match=r"A test needs at least two pairs, not [01]"):
-        paired(first, np.zeros(len(first)))
+# Power ----------------------------------------------------------------------------------------------------------------
 
 
-def test_summary():
+def test_power_is_as_published_and_as_simulated():
+    assert [round(power(10, dz), 2) for dz in (0.2, 0.5, 0.8)] == [0.09, 0.29, 0.62]
+    assert power(34, 0.5) == power(34, -0.5) == pytest.approx(0.8078, abs=1e-4)  # G*Power 3.1's manual
+    assert power(10, 0) == pytest.approx(0.05) and power(10, 0, level=0.9) == pytest.approx(0.1)
+    x = np.random.default_rng(1).normal(0.4, 1, (4000, 25))
+    assert (reference.ttest_1samp(x, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(power(25, 0.4), abs=0.02)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 200, 10_000])
+def test_the_detectable_effect_has_the_power_wanted(n):
+    assert power(n, detectable(n)) == pytest.approx(0.8)
+    assert power(n, detectable(n, power_wanted=0.95)) == pytest.approx(0.95)
+
+
+# Intervals ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("draw", "true"), [("normal", 0.0), ("exponential", 1.0)])
+def test_nineteen_intervals_in_twenty_cover_the_mean(draw, true):
+    rng, hits = np.random.default_rng(2), 0
+    for number in range(400):
+        low, high, how = interval(getattr(rng, draw)(size=25), resamples=999, seed=number)
+        assert how == "bootstrap"
+        hits += low <= true <= high
+    assert 0.92 <= hits / 400 <= 0.98
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_interval_is_an_obvious_bootstraps(level):
+    x = np.random.default_rng(3).exponential(size=20)
+    rng, ts = np.random.default_rng(4), []
+    for _ in range(4000):
+        y = rng.choice(x, 20)
+        ts.append((y.mean() - x.mean()) / (y.std(ddof=1) / np.sqrt(20)))
+    error = x.std(ddof=1) / np.sqrt(20)
+    low, high = (x.mean() - np.quantile(ts, q) * error for q in ((1 + level) / 2, (1 - level) / 2))
+    assert interval(x, level=level)[:2] == (pytest.approx(low, abs=0.15 * error), pytest.approx(high, abs=0.15 * error))
+
+
+def test_many_values_are_resampled_in_parts_and_the_seed_decides():
+    x = np.random.default_rng(5).normal(size=5000)
+    assert interval(x, resamples=1000, seed=1) == interval(x, resamples=1000, seed=1)
+    assert interval(x, resamples=1000, seed=1) != interval(x, resamples=1000, seed=2)
+    low, high, _ = interval(x, resamples=1000)
+    assert (high - low) / 2 == pytest.approx(1.96 / np.sqrt(5000), rel=0.15)
+
+
+@pytest.mark.parametrize("values", [[0.1, 0.4], [0.1, 0.2, 0.4], [0.0] * 59 + [1.0]])
+def test_where_resamples_repeat_one_value_students_interval_stands_in(values):
+    low, high, how = interval(np.array(values))
+    student = reference.t.interval(0.95, len(values) - 1, np.mean(values), reference.sem(values))
+    assert how == "Student t" and (low, high) == pytest.approx(student)
+
+
+def test_summary_and_its_groups():
     found = summary([1.0, 2.0, np.nan, 6.0])
     assert (found["n"], found["dropped"], found["mean"], found["min"], found["max"]) == (3, 1, 3, 1, 6)
     assert found["sd"] == pytest.approx(np.std([1, 2, 6], ddof=1))
+    assert (found["low"], found["high"]) == interval(np.array([1.0, 2.0, 6.0]))[:2]
     alone, none = summary([2.0]), summary([np.nan])
     assert (alone["mean"], alone["n"]) == (2, 1)
     assert np.isnan([alone["sd"], alone["low"], none["mean"], none["min"]]).all()
-
-
-def test_summarise_keeps_every_group():
     table = pd.concat([tidy({"a": [1, 3], "b": [5, 7]}, metric=m) for m in ("insertion", "deletion")])
-    found = summarise(table)
-    assert found[["method", "metric", "mean"]].values.tolist() == [
-        ["a", "insertion", 2],
-        ["b", "insertion", 6],
-        ["a", "deletion", 2],
-        ["b", "deletion", 6],
-    ]
+    assert summarise(table)[["method", "metric", "mean"]].values.tolist() == [
+        ["a", "insertion", 2], ["b", "insertion", 6], ["a", "deletion", 2], ["b", "deletion", 6],
+    ]  # fmt: skip
 
 
 # The family -----------------------------------------------------------------------------------------------------------
@@ -189,78 +159,44 @@ def test_summarise_keeps_every_group():
 def measured():
     rng = np.random.default_rng(0)
     base = rng.random(60)
-    near = {"ours": base + 0.002 * rng.normal(size=60), "twin": base, "weak": base - 0.1 + 0.05 * rng.normal(size=60)}
+    near = {"new": base + 0.002 * rng.normal(size=60), "twin": base, "weak": base - 0.1 + 0.05 * rng.normal(size=60)}
     near["wild"] = base + 0.5 * rng.normal(size=60)
     return pd.concat([tidy(near, metric=metric) for metric in ("insertion", "deletion")])
 
 
+def holm(p):
+    """Holm's adjusted p values, by his own words."""
+    order, adjusted, least = np.argsort(p), np.empty(len(p)), 0.0
+    for rank, i in enumerate(order):
+        least = adjusted[i] = max(least, min(1.0, p[i] * (len(p) - rank)))
+    return adjusted
+
+
 def test_verdicts_follow_from_the_numbers(measured):
-    found = compare(measured, [("ours", "twin"), ("ours", "weak"), ("ours", "wild")])
+    found = compare(measured, [("new", "twin"), ("new", "weak"), ("new", "wild")])
     assert found["verdict"].tolist() == ["equivalent", "better", "undecided", "equivalent", "worse", "undecided"]
-    assert found["p_t_holm"].tolist() == pytest.approx(holm(found["p_t"]).tolist())
-    assert (found["p_t_holm"] >= found["p_t"]).all()
+    for p in ("p_t", "p_wilcoxon", "p_equivalence"):
+        assert found[f"{p}_holm"].to_numpy() == pytest.approx(holm(found[p].to_numpy()))
     assert found["better_is"].tolist() == ["higher"] * 3 + ["lower"] * 3
+    assert found["win_rate"][1] == pytest.approx(1 - found["win_rate"][4])
+    assert set(compare(measured, [("weak", "new")], margin=0.2)["verdict"]) == {"equivalent"}
+    assert compare(measured, [("weak", "new")])["verdict"].tolist() == ["worse", "better"]
 
 
 def test_a_difference_that_is_sure_but_tiny_is_equivalent():
     rng = np.random.default_rng(6)
     base = rng.random(60)
-    found = compare(
-        tidy({"a": base + 0.003 + 0.001 * rng.normal(size=60), "b": base}, metric="insertion"), [("a", "b")]
-    )
-    assert found["p_t_holm"][0] < 1e-10
-    assert found["verdict"][0] == "equivalent"
-
-
-def test_no_effect_at_all_is_found_in_at_most_one_family_in_twenty():
-    rng, wrong = np.random.default_rng(7), 0
-    for run in range(50):
-        values = {f"m{i}": rng.normal(size=12) for i in range(7)}
-        pairs = [("m0", f"m{i}") for i in range(1, 7)]
-        found = compare(tidy(values, metric="insertion"), pairs, resamples=199, seed=run)
-        wrong += found["verdict"].isin(["better", "worse"]).any()
-    assert wrong <= 6
+    table = tidy({"a": base + 0.003 + 0.001 * rng.normal(size=60), "b": base}, metric="insertion")
+    found = compare(table, [("a", "b")])
+    assert found["p_t_holm"][0] < 1e-10 and found["verdict"][0] == "equivalent"
 
 
 def test_rows_do_not_depend_on_their_company(measured):
-    alone = compare(measured, [("ours", "weak")])
-    among = compare(measured, [("ours", "twin"), ("ours", "weak")])
+    alone = compare(measured, [("new", "weak")])
+    among = compare(measured, [("new", "twin"), ("new", "weak")])
     kept = among[among["second"] == "weak"].reset_index(drop=True)
     columns = ["difference", "low", "high", "p_t", "effect"]
     pd.testing.assert_frame_equal(alone[columns], kept[columns])
-
-
-def test_a_declared_pair_that_was_not_measured_is_an_error(measured):
-    with pytest.raises(ValueError, match="'other' was declared but not measured for metric insertion; there are ours"):
-        compare(measured, [("ours", "other")])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"pairs": []}, "pairs must hold"),
-        ({"pairs": [("ours", "ours")]}, "pairs must hold"),
-        ({"by": ("baseline",)}, "no column 'baseline'"),
-        ({"margin": 0}, "margin is 0"),
-        ({"level": 95}, "level is 95"),
-    ],
-)
-def test_a_bad_declaration_gets_one_sentence(measured, change, message):
-    with pytest.raises(ValueError, match=message):
-        compare(measured, **{"pairs": [("ours", "twin")], **change})
-
-
-def test_several_values_for_one_picture_are_refused(measured):
-    with pytest.raises(ValueError, match="several values of 'ours' for metric insertion"):
-        compare(pd.concat([measured, measured]), [("ours", "twin")])
-
-
-def test_too_few_pictures_names_the_pair():
-    with pytest.raises(ValueError, match="a against b for metric insertion: A test needs at least two pairs, not 1"):
-        compare(tidy({"a": [1.0], "b": [2.0]}, metric="insertion"), [("a", "b")])
-
-
-# The closing table ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -272,12 +208,11 @@ def test_too_few_pictures_names_the_pair():
         (0.001, 0.004, "more", 0.01, "not supported"),
         (0.001, 0.02, "more", 0.01, "supported"),
         (-0.001, 0.004, "more", 0.01, "not supported"),
-        (-0.2, -0.1, "less", 0, "supported"),
-        (0.1, 0.2, "less", 0, "not supported"),
         (0.0, 0.0, "more", 0, "not supported"),
         (-0.005, 0.004, "same", 0.01, "supported"),
         (-0.005, 0.02, "same", 0.01, "undecided"),
         (0.02, 0.03, "same", 0.01, "not supported"),
+        (-0.03, -0.02, "same", 0.01, "not supported"),
         (float("nan"), float("nan"), "more", 0.01, "undecided"),
         (float("-inf"), float("inf"), "same", 0.01, "undecided"),
     ],
@@ -286,15 +221,6 @@ def test_verdict(low, high, claim, margin, says):
     assert verdict(low, high, claim, margin) == says
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [((0, 1, "best"), "no claim 'best'"), ((0, 1, "same"), "margin is 0.0"), ((1, 0), "lower bound comes first")],
-)
-def test_a_bad_claim_gets_one_sentence(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        verdict(*arguments)
-
-
 def test_importing_camhelpers_loads_none_of_it():
-    code = "import sys, camhelpers; print([m for m in ('pandas', 'scipy', 'camhelpers.stats') if m in sys.modules])"
+    code = "import sys, camhelpers; print([m for m in ('pandas', 'scipy', 'statsmodels') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
