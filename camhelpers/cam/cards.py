@@ -74,12 +74,11 @@ class Card:
         """The box (top, left, height, width) of a picture of that size that the model sees."""
         if self.fit == "squash":
             return 0, 0, height, width
-        before = self._before_crop(height, width)
-        top, left = (
-            round(round((b - s) / 2) * n / b) for b, s, n in zip(before, self.size, (height, width), strict=True)
-        )
-        h, w = (max(1, round(s * n / b)) for b, s, n in zip(before, self.size, (height, width), strict=True))
-        return top, left, min(h, height - top), min(w, width - left)  # rounding may not leave a picture of few pixels
+        seen = []
+        for n, b, s in zip((height, width), self._before_crop(height, width), self.size, strict=True):
+            seen.append((round(round((b - s) / 2) * n / b), max(1, round(s * n / b))))
+        (top, h), (left, w) = seen
+        return top, left, h, w
 
     def _before_crop(self, height: int, width: int) -> tuple[int, int]:
         """The size before the centre crop: the shorter side becomes `resize`, as torchvision does it."""
