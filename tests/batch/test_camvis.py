@@ -407,6 +407,7 @@ def test_a_sample_without_a_class_has_one_result(tmp_path, net, quick):
 
 def test_the_session_follows_from_weights_and_settings(tmp_path, net, quick):
     assert Settings(target="drusen").resolved(net) == Settings(target=1, layer="layer4").resolved(net)
+    assert Settings(window=(0, 1)).window == (0, 1)
     calls = [(net, {}), (net, {"layer": "layer4"}), (net, {"alpha": 0.5}), (favouring(net, "fluid"), {})]
     names = [explain_volumes(n, small(), ["gradcam"], tmp_path, **settings).folder.name for n, settings in calls]
     assert len(set(names)) == 3 and names[0] == names[1]
