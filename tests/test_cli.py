@@ -89,6 +89,7 @@ def test_parameters_are_listed(folder, capsys):
         ("run -p size", "A parameter is given as name=value; got 'size'."),
         ("run -p size=huge", "Parameter 'size' takes one of small, big; got 'huge'."),
         ("run -p n=5 -p hue=1", "Unknown parameter 'hue'; the selected notebooks take n, out, size."),
+        ("run -p size=a=b", "Parameter 'size' takes one of small, big; got 'a=b'."),
         ("run 01 -p n=5", "Unknown parameter 'n'; the selected notebooks take out, size."),
         ("run -p out=there", "The output folder is not set with a parameter; use --out."),
         ("run -j 0", "The number of jobs and the time limit must be positive."),

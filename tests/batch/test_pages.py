@@ -53,7 +53,7 @@ def test_a_page_needs_no_network(chapter, tmp_path):
 def test_title_lead_and_key_figures(chapter):
     assert pages.title(chapter) == "Where does it look?"
     assert pages.lead(chapter) == "The net says cat, and we would like to know why it says so."
-    assert [caption for caption, *_ in pages.key_figures(chapter)] == ["The key"]
+    assert [(caption, wide) for caption, _, wide in pages.key_figures(chapter)] == [("The key", True)]
 
 
 def test_the_overview_is_one_file(chapter, tmp_path):

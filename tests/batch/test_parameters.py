@@ -15,6 +15,7 @@ sizes: list[int] = [
     14,
 ]  # help [1..99] Which sizes
 fast: bool = True
+rate: float = 1.0
 """
 OFFERED = parse_cell(CELL)
 
@@ -28,6 +29,7 @@ def test_declarations_are_read():
         "layers": (["layer3", "layer4"], "list, each str", "Which layers"),
         "sizes": ([7, 14], "list, each int from 1 to 99", "Which sizes"),
         "fast": (True, "bool", ""),
+        "rate": (1.0, "float", ""),
     }
 
 
@@ -48,7 +50,7 @@ def test_values_become_the_declared_type(name, given, value):
 @pytest.mark.parametrize(
     ("name", "given"),
     [("profile", "medium"), ("alpha", "much"), ("alpha", "1.5"), ("alpha", "-0.1"), ("alpha", "nan"), ("n", "2.5"),
-     ("n", "0"), ("sizes", "1,two"), ("sizes", "1,100"), ("sizes", "[1,"), ("fast", "perhaps")],
+     ("n", "0"), ("sizes", "1,two"), ("sizes", "1,100"), ("sizes", "[1,"), ("fast", "perhaps"), ("rate", "inf")],
 )  # fmt: skip
 def test_a_wrong_value_is_told_what_is_allowed(name, given):
     with pytest.raises(ValueError, match=rf"^Parameter {name!r} takes {OFFERED[name].allowed}; got '.*'\.$"):
