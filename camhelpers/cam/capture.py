@@ -38,10 +38,8 @@ class Capture:
     def logits(self) -> Tensor:
         """The model's output `(N, classes)`, without its graph."""
         if not isinstance(self.output, Tensor):
-            raise TypeError(
-                f"The model returns a {type(self.output).__name__}, not logits; "
-                "pass target=, a callable on one sample's output."
-            )
+            what = type(self.output).__name__
+            raise TypeError(f"The model returns a {what}, not logits; pass target=, a callable on one sample's output.")
         return self.output.detach()
 
     def gradients(self, target: Target = None) -> dict[str, Tensor]:
@@ -69,10 +67,8 @@ class Capture:
     def classes(self, target: Target = None) -> Tensor:
         """The class index of each sample `(N,)`, checked against the output."""
         if self.logits.ndim != 2:
-            raise ValueError(
-                f"The model returns {tuple(self.logits.shape)}, not (N, classes); "
-                "pass target=, a callable on one sample's output."
-            )
+            what = tuple(self.logits.shape)
+            raise ValueError(f"The model returns {what}, not (N, classes); pass target=, a callable on one output.")
         n, count = self.logits.shape
         try:
             index = self.logits.argmax(1).cpu() if target is None else torch.as_tensor(target).cpu()
@@ -139,7 +135,7 @@ def capture(
     hooks, parameters and their `.grad`, after success and after an error. The pass itself is in eval mode, so that
     batch statistics are neither used nor changed.
 
-    >>> from camhelpers.nets import SmallResNet
+    >>> from camhelpers.cam.nets import SmallResNet
     >>> capture(SmallResNet(classes=2), torch.zeros(1, 3, 64, 64), ["layer3", "layer4"]).layers
     ['layer3', 'layer4']
     """
@@ -161,9 +157,7 @@ def capture(
             a_map = isinstance(out, Tensor) and out.ndim == inputs.ndim and out.is_floating_point()
             if not a_map or len(out) != len(inputs) or out[0, 0].numel() < 2 or _channels_last(module, out):
                 what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(
-                    f"Layer {name!r} gives {what}, which has no spatial map (N, C, *spatial); name another."
-                )
+                raise ValueError(f"Layer {name!r} gives {what}, no spatial map (N, C, *spatial); name another.")
             if not torch.is_grad_enabled() or not out.requires_grad:  # the first: the graph begins here
                 torch.set_grad_enabled(True)
                 out = out.detach().requires_grad_()
@@ -203,14 +197,11 @@ def _misfit(model: nn.Module, inputs: Tensor) -> str:
     conv = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
     if conv is None:
         return ""
-    shape, axes = tuple(inputs.shape), len(conv.kernel_size)
-    if inputs.ndim != axes + 2:
-        return f"The input is {shape}; the model takes (N, C) and {axes} spatial axes."
-    if inputs.shape[1] != conv.in_channels:
-        return f"The input {shape} has {shape[1]} channels; the model takes {conv.in_channels}."
-    if inputs.dtype != conv.weight.dtype:
-        return f"The input is {inputs.dtype}; the model takes {conv.weight.dtype}."
-    return ""
+    axes, takes = len(conv.kernel_size), f"(N, {conv.in_channels}, ...)"
+    if (inputs.ndim, inputs.shape[1], inputs.dtype) == (axes + 2, conv.in_channels, conv.weight.dtype):
+        return ""
+    given = f"{tuple(inputs.shape)} of {inputs.dtype}"
+    return f"The input is {given}; the model takes {takes} with {axes} spatial axes, of {conv.weight.dtype}."
 
 
 @contextmanager

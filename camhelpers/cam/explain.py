@@ -1,6 +1,6 @@
 """The front door: `explain(model, picture)` predicts, and hands out heatmaps for any method, layer, class and alpha."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -17,8 +17,6 @@ from .inputs import Inputs, card_of, prepare
 from .layers import layer_name
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from ..io.volumes import Volume
 
 Size = Literal["input", "model", "native"]
@@ -97,35 +95,22 @@ class Explanation:
     # why -------------------------------------------------------------------------------------------------------------
 
     def heatmap(
-        self,
-        method: str = "gradcam",
-        *,
-        layer: str | nn.Module | None = None,
-        target: Target = None,
-        alpha: float = 0.7,
-        seed: int = 0,
-        samples: int = SAMPLES,
-        spread: float = SPREAD,
-        percentile: float = PERCENTILE,
-        size: Size = "input",
-        normalize: bool = True,
-    ) -> np.ndarray:
+        self, method: str = "gradcam", *, size: Size = "input", percentile: float = PERCENTILE, normalize: bool = True,
+        **options: Any,
+    ) -> np.ndarray:  # fmt: skip
         """The heat `(H, W)` or `(Z, Y, X)`, a batch's with `N` before it, as float32 in 0..1 (divided by its maximum).
 
         `layer`: one of those captured, the last unless given. `target`: another class than the one that was explained.
-        `size`: "input" is that of the picture or volume, "model" that of the network's input, "native" the layer's own.
-        `normalize=False` keeps the method's own scale. A map without positive evidence is blank: it stays zero, and
-        `blank()` says so. "smoothgrad" and "vargrad" run the model `samples` times more, once for both; their maps end
-        at `percentile`, since a few voxels would otherwise take all of the scale.
+        `alpha` (0.7): the hybrid's share of Grad-CAM. `size`: "input" is that of the picture or volume, "model" that of
+        the network's input, "native" the layer's own. `normalize=False` keeps the method's own scale. A map without
+        positive evidence is blank: it stays zero, and `blank()` says so. "smoothgrad" and "vargrad" run the model
+        `samples` (25) times more, once for both, with noise of `spread` (0.15) and `seed`; their maps end at
+        `percentile`, since a few voxels would otherwise take all of the scale.
         """
-        raw = self._raw(method, layer, target, alpha, seed, samples, spread)
-        if not normalize:
-            return self._out(self._resized(raw, size))
-        return self._scaled(raw, method, percentile, size).heatmap
+        raw = self._raw(method, **options)
+        return self._scaled(raw, method, percentile, size).heatmap if normalize else self._out(self._resized(raw, size))
 
-    def heat(
-        self, method: str = "gradcam", *, percentile: float = PERCENTILE, size: Size = "input", **options: Any
-    ) -> Heat:
+    def heat(self, method: str = "gradcam", *, size: Size = "input", percentile: float = PERCENTILE, **options) -> Heat:
         """The map that `heatmap` gives with these options, the raw one, and the numbers that lie between the two."""
         return self._scaled(self._raw(method, **options), method, percentile, size)
 
@@ -167,22 +152,14 @@ class Explanation:
 
         return overlay(self.picture, self.heatmap(method, **options), opacity=opacity, cmap=cmap)
 
-    def panel(
-        self,
-        method: str | Sequence[str] = "gradcam",
-        *,
-        opacity: float = 0.4,
-        cmap: str = "jet",
-        index: int = 0,
-        **options: Any,
-    ) -> "Figure":
-        """A figure: the picture, and for each method its heat with a colour bar and its overlay."""
+    def panel(self, method: str | Sequence[str] = "gradcam", *, opacity: float = 0.4, cmap: str = "jet", **options):
+        """A figure of the first picture: itself, and for each method its heat with a colour bar and its overlay."""
         from ..render import panel
 
         names = [method] if isinstance(method, str) else list(method)
-        pick = (lambda x: x) if self.single else (lambda x: x[index])
-        heats = {methods.title(name): pick(self.heatmap(name, **options)) for name in names}
-        return panel(pick(self.picture), heats, title=self.title(index), opacity=opacity, cmap=cmap)
+        first = (lambda x: x) if self.single else (lambda x: x[0])
+        heats = {methods.title(name): first(self.heatmap(name, **options)) for name in names}
+        return panel(first(self.picture), heats, title=self.title(), opacity=opacity, cmap=cmap)
 
     def title(self, index: int = 0) -> str:
         """What the model says of one sample, for a heading: `cat 98 %`; nothing where it is no classifier."""
@@ -216,9 +193,8 @@ class Explanation:
             return chosen.function(self._noisy(target, samples, spread, seed))
         name = self.layers[-1] if layer is None else layer_name(self.model, layer)
         if name not in self.layers:
-            raise ValueError(
-                f"Layer {name!r} was not captured, only {', '.join(self.layers)}; ask for it in explain(layers=...)."
-            )
+            held = ", ".join(self.layers)
+            raise ValueError(f"Layer {name!r} was not captured, only {held}; ask for it in explain(layers=...).")
         A, G = self.capture.A[name], self.capture.gradients(self._asked(target))[name]
         return chosen(_full(A), _full(G), alpha=alpha, seed=seed)
 
@@ -234,22 +210,19 @@ class Explanation:
         heat, divisor = methods.unit_(self._resized(heat, size))
         return Heat(*(None if x is None else self._out(x) for x in (heat, raw, tops, divisor)))
 
-    def _asked(self, target: Target) -> Target:
-        """The target of one call: the explanation's own unless another is given."""
-        if target is None:
-            return self.target
-        return target if callable(target) else resolve_target(target, self.classes if self.card else ())
+    def _asked(self, target: Target) -> Callable[[Any], Tensor] | tuple[int, ...]:
+        """What one call explains: a class for each sample, or a callable; the explanation's own unless given."""
+        target = self.target if target is None else target
+        if callable(target):
+            return target
+        return tuple(self.capture.classes(resolve_target(target, self.classes if self.card else ())).tolist())
 
-    def _noisy(self, target: Target, samples: int, spread: float, seed: int) -> NoisyGradients:
+    def _noisy(self, target: Target, *options: Any) -> NoisyGradients:
         """The run that both gradient methods share; the last one is kept."""
-        asked = self._asked(target)
-        asked = asked if callable(asked) else tuple(self.capture.classes(asked).tolist())
-        key = (asked, samples, spread, seed)
+        key = (self._asked(target), *options)
         if key not in self._noise:
             self._noise.clear()
-            self._noise[key] = noisy_gradients(
-                self.model, self.inputs, asked, samples=samples, spread=spread, seed=seed
-            )
+            self._noise[key] = noisy_gradients(self.model, self.inputs, *key)
         return self._noise[key]
 
     def _resized(self, heat: Tensor, size: Size) -> Tensor:
@@ -297,9 +270,8 @@ def explain(
     target = resolve_target(target, names)
     held = capture(model, source.tensor, layers)
     if names and _scores_classes(held.output) and len(names) != held.output.shape[1]:
-        raise ValueError(
-            f"The model's card names {len(names)} classes, but the model has {held.output.shape[1]} outputs."
-        )
+        count = held.output.shape[1]
+        raise ValueError(f"The model's card names {len(names)} classes, but the model has {count} outputs.")
     if not callable(target):
         target = held.classes(target)
     return Explanation(model, held, source, target, card)

@@ -32,7 +32,6 @@ def noisy_gradients(
     model: nn.Module,
     x: Tensor,
     target: Sequence[int] | Callable[[Any], Tensor],
-    *,
     samples: int = SAMPLES,
     spread: float = SPREAD,
     seed: int = 0,
