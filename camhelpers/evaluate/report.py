@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,10 +15,6 @@ from ..cam.methods import title as method_title
 from ..files import atomic, results_dir, versions, write_text
 from .run import ALPHA, ORACLE, Evaluation, variant, variants
 from .statistics import LOWER_IS_BETTER, compare, interval, summarise
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 FAMILY = (("hybrid", "gradcam"), ("hybrid", "layercam"), ("gradcam", "layercam"))
 """The comparisons that are declared before any result; `hybrid` is the hybrid of the thesis, alpha 0.7."""
@@ -32,9 +28,6 @@ EVIDENCE = ("pass", "no oracle")
 def named(table: pd.DataFrame) -> pd.DataFrame:
     """The tidy table with the alpha in the method's name, so that a method is one column's value."""
     return table.assign(method=[variant(m, a) for m, a in zip(table["method"], table["alpha"], strict=True)])
-
-
-# The gate -------------------------------------------------------------------------------------------------------------
 
 
 def gate(table: pd.DataFrame) -> pd.DataFrame:
@@ -91,9 +84,6 @@ def _gap(wide: pd.DataFrame, pair: tuple[str | None, str | None], sign: int) -> 
 def _with_gate(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """The same rows, each with the gate of its metric; "none" for time, which has none."""
     return found.merge(gate(table)[[*WHERE, "gate"]], how="left", on=WHERE).fillna({"gate": "none"})
-
-
-# What was found -------------------------------------------------------------------------------------------------------
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -153,9 +143,6 @@ def headlines(found: Evaluation, pairs: Sequence[tuple[str, str]]) -> str:
     if (judged["gate"] == "no oracle").any():
         lines.append("Without masks there is no oracle: the gate could only be tested against random maps.")
     return "\n".join(lines)
-
-
-# What is written ------------------------------------------------------------------------------------------------------
 
 
 def write(found: Evaluation, out: str | Path, pairs: Sequence[tuple[str, str]] = ()) -> list[Path]:
@@ -281,9 +268,6 @@ def _label(method: str) -> str:
     return "Oracle (mask)" if plain == ORACLE else f"{method_title(plain)} {alpha}".rstrip()
 
 
-# What is drawn --------------------------------------------------------------------------------------------------------
-
-
 def _plots(found: Evaluation, folder: Path) -> list[Path]:
     import matplotlib as mpl
     import matplotlib.pyplot as plt
@@ -300,7 +284,7 @@ def _plots(found: Evaluation, folder: Path) -> list[Path]:
     return paths
 
 
-def plot(found: Evaluation, layer: str) -> "Figure":
+def plot(found: Evaluation, layer: str) -> Any:
     """One layer in one figure: mean curves with bands, and each metric's means with intervals; both are of 95 %.
 
     Bars are pale where the metric does not pass the gate, and the title says so.
@@ -335,7 +319,7 @@ def plot(found: Evaluation, layer: str) -> "Figure":
     return figure
 
 
-def _curve(axes: "Axes", lines: pd.DataFrame) -> None:
+def _curve(axes: Any, lines: pd.DataFrame) -> None:
     """A mean curve with its band for each method; of several alphas, one."""
     from scipy.stats import t
 
@@ -352,7 +336,7 @@ def _curve(axes: "Axes", lines: pd.DataFrame) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
 
 
-def _bars(axes: "Axes", group: pd.DataFrame, pale: bool) -> None:
+def _bars(axes: Any, group: pd.DataFrame, pale: bool) -> None:
     """A mean with its interval for each method, the oracle on top and the controls below."""
     stats = summarise(group, by=["method"]).set_index("method")
     methods = [m for m in stats.index if m not in OUTSIDE]

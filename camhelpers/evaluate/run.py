@@ -5,7 +5,7 @@ Each finished batch is kept as a file, so that an interrupted evaluation goes on
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..cam.cards import Card
 from ..cam.explain import explain, upsample
 from ..cam.layers import layer_name
-from ..cam.methods import METHODS, controls, method
+from ..cam.methods import METHODS, controls
 from ..cam.methods import variants as all_variants
 from ..cam.models import model_hash
 from ..checks import checked
@@ -41,6 +41,7 @@ LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "lift": metrics.lift,
     "lift_over_centre": lambda heat, mask: metrics.lift(heat, mask, metrics.centre_prior(heat.shape)),
 }
+METRICS = (*FAITHFULNESS, *LOCALISATION, "iou")
 DEFAULTS = ("insertion", "deletion", "pointing_game", "relevance_mass", "relevance_rank", "average_precision")
 ALPHA = 0.7
 ORACLE = "oracle"
@@ -48,38 +49,28 @@ ORACLE = "oracle"
 COLUMNS = ("picture", "class", "method", "alpha", "layer", "metric", "baseline", "steps", "seed", "value", "seconds")
 
 
-# The plan -------------------------------------------------------------------------------------------------------------
+def _known(what: str, offered: Collection[str]) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in offered:
+            raise ValueError(f"There is no {what} {name!r}; choose from {', '.join(offered)}.")
+        return name
 
-
-def _known_method(name: str) -> str:
-    return method(name).name
-
-
-def _known_metric(name: str) -> str:
-    if name not in (offered := (*FAITHFULNESS, *LOCALISATION, "iou")):
-        raise ValueError(f"There is no metric {name!r}; choose from {', '.join(offered)}.")
-    return name
-
-
-def _known_baseline(name: str) -> str:
-    if name not in faithfulness.BASELINES:
-        raise ValueError(f"There is no baseline {name!r}; choose from {', '.join(faithfulness.BASELINES)}.")
-    return name
+    return AfterValidator(check)
 
 
 @checked
 class Plan:
     """What is measured; the options of `evaluate` and of the command line."""
 
-    methods: tuple[Annotated[str, AfterValidator(_known_method)], ...] = ("gradcam", "layercam", "hybrid")
+    methods: tuple[Annotated[str, _known("method", METHODS)], ...] = ("gradcam", "layercam", "hybrid")
     """The methods to compare; the controls and, where there are masks, the oracle always take part."""
     alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (ALPHA,)
     """The hybrid's shares of Grad-CAM, each measured on its own."""
     layers: tuple[str, ...] = ()
     """The layers to explain; unless given, the last with a map."""
-    metrics: tuple[Annotated[str, AfterValidator(_known_metric)], ...] = ()
+    metrics: tuple[Annotated[str, _known("metric", METRICS)], ...] = ()
     """The scores to measure; unless given, insertion, deletion and, where there are masks, four of localisation."""
-    baselines: tuple[Annotated[str, AfterValidator(_known_baseline)], ...] = ("mean",)
+    baselines: tuple[Annotated[str, _known("baseline", faithfulness.BASELINES)], ...] = ("mean",)
     """What stands in for a pixel that is taken away: mean, blur, black or zero."""
     steps: Annotated[int, Field(ge=1)] = 10
     """The steps of an insertion or deletion curve."""
@@ -101,9 +92,6 @@ def variant(method: str, alpha: float) -> str:
     ('hybrid@0.7', 'gradcam')
     """
     return method if np.isnan(alpha) else f"{method}@{alpha:g}"
-
-
-# Measuring ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -241,7 +229,13 @@ def _part(
         ranked = np.concatenate([stack, np.asarray([[metrics.oracle(mask) for mask in perfect]])])
         stack = np.concatenate([stack, np.asarray([perfect], np.float32)])
         maps += [_Map(ORACLE, np.nan, layer, len(stack) - 1, np.nan) for layer in plan.layers]
-    scores, lines, fractions = _faithfulness(model, x, classes, ranked, plan, seeds)
+    scores, lines, fractions = {}, {}, []
+    if directions := [d for d in FAITHFULNESS if d in plan.metrics]:
+        found = faithfulness.curves(
+            model, x, classes, ranked, steps=plan.steps, baselines=plan.baselines, directions=directions, seed=seeds
+        )
+        lines, fractions = found.probability, found.fractions.tolist()
+        scores |= {(d, b, plan.steps): faithfulness.auc(line, found.fractions) for (d, b), line in lines.items()}
     scores |= {(m, "none", None): _each(LOCALISATION[m], stack, masks) for m in plan.metrics if m in LOCALISATION}
 
     labels = [card.classes[c] if card.classes else str(c) for c in classes.tolist()]
@@ -295,21 +289,6 @@ def _explained(
     return ex.inputs, ex.target, maps, np.stack(stack)
 
 
-def _faithfulness(
-    model: nn.Module, x: Tensor, classes: Tensor, ranked: np.ndarray, plan: Plan, seeds: list[int]
-) -> tuple[dict[tuple[str, str, int | None], np.ndarray], dict[tuple[str, str], np.ndarray], list[float]]:
-    """Scores `(M, N)` by metric, baseline and steps, and the curves that they are the areas of."""
-    directions = [d for d in FAITHFULNESS if d in plan.metrics]
-    if not directions:
-        return {}, {}, []
-    found = faithfulness.curves(
-        model, x, classes, ranked, steps=plan.steps, baselines=plan.baselines, directions=directions, seed=seeds
-    )
-    lines = found.probability
-    areas = {(d, b, plan.steps): faithfulness.auc(line, found.fractions) for (d, b), line in lines.items()}
-    return areas, lines, found.fractions.tolist()
-
-
 def _each(
     score: Callable[[np.ndarray, np.ndarray], float], stack: np.ndarray, masks: list[np.ndarray | None]
 ) -> np.ndarray:
@@ -325,12 +304,7 @@ def _as_seen(mask: np.ndarray, card: Card) -> np.ndarray:
 
     top, left, height, width = card.view(*mask.shape)
     cut = mask[top : top + height, left : left + width].astype(np.float32)
-    return (
-        cut >= 0.5 if cut.shape == card.size else cv2.resize(cut, card.size[::-1], interpolation=cv2.INTER_AREA) >= 0.5
-    )
-
-
-# Before anything is measured ------------------------------------------------------------------------------------------
+    return cv2.resize(cut, card.size[::-1], interpolation=cv2.INTER_AREA) >= 0.5
 
 
 def _card(model: nn.Module) -> Card:
