@@ -60,10 +60,8 @@ class Card:
         An axis that shrinks is averaged, so that nothing is skipped; one that grows is interpolated.
         """
         if len(self.size) != 3 or len(self.mean) != 1:
-            raise ValueError(
-                f"{self.name!r} takes pictures or colours by its card, not grey volumes; a card for those has three "
-                "numbers in size and one in mean and std: load_model(net, size=(64, 96, 96), mean=(0.5,), std=(0.25,))."
-            )
+            how = "three numbers in size and one in mean and std: load_model(net, size=(64, 96, 96), mean=(0.5,), ...)"
+            raise ValueError(f"{self.name!r} takes no grey volumes by its card; a card for those has {how}.")
         x = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None, None]
         if size == "model" and tuple(x.shape[2:]) != self.size:
             x = F.adaptive_avg_pool3d(x, [min(n, s) for n, s in zip(x.shape[2:], self.size, strict=True)])

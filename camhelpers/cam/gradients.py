@@ -47,10 +47,8 @@ def noisy_gradients(
     torch.Size([1, 3, 64, 64])
     """
     if samples < 2 or not 0 < spread <= 10:
-        raise ValueError(
-            f"samples is {samples} and spread {spread}; take 2 samples or more, and a spread above 0 (a fraction of "
-            "the value range)."
-        )
+        rule = "take 2 samples or more, and a spread above 0 (a fraction of the value range)"
+        raise ValueError(f"samples is {samples} and spread {spread}; {rule}.")
     with eval_mode(model), _frozen(model), torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone()
         exact = torch.promote_types(x.dtype, torch.float32)  # half precision is for the network

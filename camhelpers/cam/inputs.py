@@ -34,10 +34,8 @@ def card_of(model: nn.Module) -> Card:
     """The model's card, which says how to prepare what is not a tensor."""
     card = getattr(model, "card", None)
     if card is None:
-        raise TypeError(
-            "The model has no card that says how to prepare a picture; pass a ready tensor (N, C, H, W), "
-            "or give it one with load_model(model, classes=[...], size=..., mean=..., std=...)."
-        )
+        how = "pass a ready tensor (N, C, H, W), or give it one: load_model(model, classes=[...], size=..., mean=...)"
+        raise TypeError(f"The model has no card that says how to prepare a picture; {how}.")
     return card
 
 

@@ -61,16 +61,12 @@ def _last_stage(net: nn.Module, prefix: str = "") -> str:
         if trunk and any(True for _ in trunk[0][1].children()):
             return _last_stage(trunk[0][1], f"{prefix}{trunk[0][0]}.")
     if not trunk:
-        raise ValueError(
-            "No layer with a spatial map was found; name one with layers=..., a name from named_modules()."
-        )
+        raise ValueError("No layer with a spatial map was found; name one with layers=..., from named_modules().")
     name, child = trunk[-1]
     behind = [module for _, later in children[children.index(trunk[-1]) + 1 :] for module in later.modules()]
     if any("Attention" in type(module).__name__ for module in behind):
-        raise ValueError(
-            f"Behind {prefix + name!r} this network passes on tokens, and a list of tokens has no spatial map; "
-            "name a layer that has one with layers=..., a name from named_modules()."
-        )
+        why = f"Behind {prefix + name!r} this network passes on tokens, and a list of tokens has no spatial map"
+        raise ValueError(f"{why}; name a layer that has one with layers=..., from named_modules().")
     pooled = any(isinstance(module, _POOLED) for module in child.children())
     holder = isinstance(child, (nn.ModuleList, nn.ModuleDict))  # runs its children, gives no map of its own
     return _last_stage(child, f"{prefix}{name}.") if pooled or holder else prefix + name

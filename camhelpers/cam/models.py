@@ -55,10 +55,8 @@ def load_model(
         else:
             net = _from_torchvision(str(spec))
             if architecture or len(card.get("classes", net.card.classes)) != len(net.card.classes):
-                raise ValueError(
-                    f"The pretrained {spec} has an architecture and {len(net.card.classes)} classes of its own; leave "
-                    "architecture and classes out, or give a checkpoint file."
-                )
+                own = f"{spec} has an architecture and {len(net.card.classes)} classes of its own"
+                raise ValueError(f"The pretrained {own}; leave architecture and classes out, or give a checkpoint.")
             net.card = replace(net.card, **card)
     return net.eval()
 
@@ -97,10 +95,8 @@ def _from_file(path: Path, architecture: Architecture, card: dict[str, Any]) -> 
     if architecture is None:
         if not known.architecture or ":" in known.architecture:  # a file may not choose which code is run
             named = f", built by {known.architecture!r}" if known.architecture else ""
-            raise ValueError(
-                f"{path.name} holds weights only{named}; say architecture='resnet18', or 'module:name' in code of "
-                "your own, as well."
-            )
+            how = "say architecture='resnet18', or 'module:name' in code of your own, as well"
+            raise ValueError(f"{path.name} holds weights only{named}; {how}.")
         known = replace(known, **card)
         net = _build(known.architecture, len(known.classes), known.arguments)
     else:
@@ -131,9 +127,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own
         if "weights_only" in str(error) or "Weights only" in str(error):
-            raise ValueError(
-                f"{path.name} holds more than weights (pickled code) and was refused; save model.state_dict() instead."
-            ) from None
+            what = "holds more than weights (pickled code) and was refused"
+            raise ValueError(f"{path.name} {what}; save model.state_dict() instead.") from None
         raise ValueError(f"{path.name} is not a readable checkpoint.") from error
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -153,10 +148,8 @@ def _build(architecture: str | Callable[[], nn.Module], classes: int, arguments:
         try:
             return getattr(importlib.import_module(module), name)()
         except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"{architecture!r} cannot be built ({error}); give module:name of something that is called without "
-                "arguments and returns the network."
-            ) from error
+            how = "give module:name of something that is called without arguments and returns the network"
+            raise ValueError(f"{architecture!r} cannot be built ({error}); {how}.") from error
     extra = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
     return _torchvision_models(architecture).get_model(architecture, weights=None, num_classes=classes, **extra)
 
@@ -191,10 +184,8 @@ def _torchvision_models(name: str) -> ModuleType:
     models = import_torchvision().models
     if name not in models.list_models(module=models) + models.list_models(module=models.video):
         shipped = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
-        raise ValueError(
-            f"There is no model {name!r}; give a shipped one ({shipped}), a classifier of torchvision "
-            f"(resnet50, densenet121, ...), or a checkpoint file (.pt, .safetensors)."
-        )
+        offered = f"a shipped one ({shipped}), a classifier of torchvision (resnet50, ...), or a checkpoint file"
+        raise ValueError(f"There is no model {name!r}; give {offered} (.pt, .safetensors).")
     return models
 
 
@@ -204,10 +195,8 @@ def _from_torchvision(name: str) -> nn.Module:
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:  # URLError, timeouts and refused connections
-        raise FileNotFoundError(
-            f"The pretrained weights of {name} are neither cached nor reachable ({error}); download {weights.url} on a "
-            f"connected machine and put it as {Path(weights.url).name!r} into torch.hub's folder 'checkpoints'."
-        ) from None
+        how = f"download {weights.url} on a connected machine and put it into torch.hub's folder 'checkpoints'"
+        raise FileNotFoundError(f"The weights of {name} are neither cached nor reachable ({error}); {how}.") from None
     # what torchvision's own builders set beside pretrained weights
     extra = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     net = models.get_model(name, weights=None, num_classes=len(weights.meta["categories"]), **extra)

@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A ResNet that trains in minutes on two cores; its stages bear the names of a ResNet-50's.
+    """A ResNet that trains in minutes on two cores; its stages have the names of a ResNet-50's.
 
     `dims=2` takes pictures `(N, C, H, W)`, `dims=3` volumes or clips `(N, C, D, H, W)`. `strides` holds one stride for
     the stem and one for each layer; at 224x224 the default ends in a 7x7 map at `layer4`.
