@@ -58,7 +58,7 @@ def ssim(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def parts(model: nn.Module) -> list[str]:
     """The pieces of a model that are randomised one after the other, from the head down.
 
-    >>> from camhelpers.nets import SmallResNet
+    >>> from camhelpers.cam.nets import SmallResNet
     >>> parts(SmallResNet(classes=2))
     ['fc', 'layer4', 'layer3', 'layer2', 'layer1', 'stem']
     """

@@ -163,6 +163,7 @@ def test_the_queue_equals_the_slow_reference(case, batch):
 
 def test_a_batch_equals_its_pictures_one_by_one(case):
     model, x, heats = case
+    heats = np.round(heats * 3)  # ties, which each picture's own seed breaks
     together = f.curves(model, x, [0, 1, 2], heats, seed=4).probability["insertion", "mean"]
     for i in range(3):
         alone = f.curves(model, x[i : i + 1], i, heats[:, i : i + 1], seed=4 + i).probability["insertion", "mean"]
