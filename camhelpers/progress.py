@@ -1,10 +1,10 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, elsewhere a plain line now and then."""
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -13,10 +13,16 @@ EVERY = 10.0
 """Seconds between two plain lines, so that the log of a long run stays short."""
 
 
-class Progress:
-    """Counts steps towards a total, visibly."""
+class Progress(AbstractContextManager):
+    """Counts steps towards a total, visibly.
 
-    def __init__(self, total: int, what: str, unit: str, show: bool):
+    >>> with Progress(2, "drawing", "scene", show=False) as counter:
+    ...     counter.step()
+    >>> counter.done
+    1
+    """
+
+    def __init__(self, total: int, what: str, unit: str = "step", show: bool = True):
         self.total, self.what, self.unit, self.done = total, what, unit, 0
         self._bar = tqdm(total=total, desc=what, unit=unit, disable=not (show and sys.stderr.isatty()))
         self._lines = show and self._bar.disable
@@ -33,30 +39,13 @@ class Progress:
             line = f"{self.what}: {self.done} of {self.total} {self.unit}s, {now - self._start:.0f} s{tail}"
             print(line, file=sys.stderr, flush=True)
 
-
-@contextmanager
-def progress(total: int, what: str, unit: str = "step", show: bool = True) -> Iterator[Progress]:
-    """Yield a counter whose `step()` moves a bar, or prints a line every `EVERY` seconds and at the end.
-
-    >>> with progress(2, "drawing", "scene", show=False) as counter:
-    ...     counter.step()
-    >>> counter.done
-    1
-    """
-    counter = Progress(total, what, unit, show)
-    try:
-        yield counter
-    finally:
-        counter._bar.close()
+    def __exit__(self, *error: Any) -> None:
+        self._bar.close()
 
 
 def track(items: Sequence[T], what: str, unit: str = "step", show: bool = True) -> Iterator[T]:
-    """Hand out the items of a loop and count them.
-
-    >>> list(track(["a", "b"], "reading", "file", show=False))
-    ['a', 'b']
-    """
-    with progress(len(items), what, unit, show) as counter:
+    """Hand out the items of a loop and count them."""
+    with Progress(len(items), what, unit, show) as counter:
         for item in items:
             yield item
             counter.step()

@@ -7,7 +7,7 @@ import pytest
 
 from camhelpers import progress as room
 from camhelpers.checks import checked
-from camhelpers.progress import progress, track
+from camhelpers.progress import Progress, track
 
 
 @checked
@@ -45,7 +45,7 @@ def test_a_wrong_setting_gets_one_sentence(values, words):
 def test_without_a_terminal_progress_is_a_line_now_and_then_and_one_at_the_end(capsys, monkeypatch):
     now = iter([0, 4, 12, 13, 14])
     monkeypatch.setattr(room, "perf_counter", lambda: next(now))
-    with progress(4, "drawing", "scene") as counter:
+    with Progress(4, "drawing", "scene") as counter:
         counter.step(note="a")
         counter.step(note="b")
         counter.step()

@@ -15,8 +15,8 @@ import csv
 import glob
 import json
 import os
+import re
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,12 +43,11 @@ from ..evaluate import localisation
 from ..files import atomic, fingerprint, results_dir, sha256, versions, write_text
 from ..io import export
 from ..io.volumes import Volume, safe_name
-from ..progress import progress as counting
+from ..progress import Progress
 from ..show import planes
 
 METHODS = ("gradcam", "gradcam++", "layercam", "hybrid", "smoothgrad", "vargrad")
-OUT = "results/volumes"
-FORMAT = "camhelpers volume 3"
+FORMAT = "camhelpers volume 4"
 """Written into every metadata file, and to change with its fields."""
 RULE = "gradients clipped at a percentile on the model's grid; resized to the volume; divided by the maximum there"
 SUMMARY = (
@@ -132,7 +131,7 @@ def explain_volumes(
     model: nn.Module,
     source: Any,
     methods: Sequence[str] = METHODS,
-    out: str | Path = OUT,
+    out: str | Path = "results/volumes",
     *,
     split: str = "val",
     session: str | None = None,
@@ -158,14 +157,13 @@ def explain_volumes(
     session = fingerprint(weights, chosen)[:10] if session is None else safe_name(session)
     try:
         folder = results_dir("CAMVis", f"session_{session}", out=out)
-        with tempfile.TemporaryFile(dir=folder):  # a proof that files can be made there
-            pass
+        _summarise(folder, [])  # also a proof that files can be made there
     except OSError as error:
         raise OSError(f"Cannot write into {str(out)!r}: {error.strerror}; name another folder with out.") from None
     run = _Run(model, weights, chosen, folder, split, Counter(s.name for s in some))
 
     outcomes, total = [], len(chosen.methods)
-    with counting(len(some) * total, "explaining", "map", progress) as counter:
+    with Progress(len(some) * total, "explaining", "map", progress) as counter:
         for number, sample in enumerate(some, 1):
             try:
                 outcomes.append(run.one(sample, resume, lambda name=sample.name: counter.step(note=name)))
@@ -191,50 +189,40 @@ class _Run:
     names: Counter[str]
 
     def one(self, sample: Sample, resume: bool, tick: Callable[[], None]) -> Outcome:
-        """Make or keep everything of one sample."""
+        """Make everything of one sample in a temporary folder and put it in place, or keep what is there."""
         volume, mask = sample.read()
         data = [volume.data, volume.spacing, volume.affine, volume.window, volume.source, mask]
         mark = fingerprint(FORMAT, self.weights, self.settings, data)
         label = "*" if sample.label is None else glob.escape(sample.label)  # without one, it was predicted
-        classes = self.folder / "heatmaps" / self.split
-        listed = classes.glob(f"class_{label}/{glob.escape(sample.name)}/*_metadata.json")
-        earlier = {path.parent: record for path in listed if (record := _record(path))}
-        for record in earlier.values() if resume else ():
-            sizes = {self.folder / name: about["bytes"] for name, about in record["files"].items()}
-            whole = all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
-            if whole and record["fingerprint"] == mark:
+        there = self.folder.glob(f"heatmaps/{glob.escape(self.split)}/class_{label}/{glob.escape(sample.name)}")
+        for record in map(_record, there) if resume else ():
+            if record and record["fingerprint"] == mark and self._whole(record):
                 return Outcome(sample.name, "kept", record)
-        other = any(r["source"].get("sha256") != volume.source.get("sha256") for r in earlier.values())
-        # a sample without a class may have been predicted another one before; one that came with its class stays
-        guessed = [path for path, r in earlier.items() if sample.label is None and r["class_from"] == "prediction"]
         work = self.folder / f".unfinished-{fingerprint(self.split, sample.label, sample.name)[:16]}"
         try:
             shutil.rmtree(work, ignore_errors=True)  # of a run that was killed
-            record = self._make(sample, volume, mask, mark, guessed, work, tick)
+            record, other = self._make(sample, volume, mask, mark, work, tick)
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return Outcome(sample.name, "made", record, "in place of the results of another file of this name" * other)
 
+    def _whole(self, record: dict[str, Any]) -> bool:
+        sizes = {self.folder / name: about["bytes"] for name, about in record["files"].items()}
+        return all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
+
     def _make(
-        self, sample: Sample, volume: Volume, mask: np.ndarray | None, mark: str, guessed: Sequence[Path], work: Path,
-        tick: Callable[[], None],
-    ) -> dict[str, Any]:  # fmt: skip
-        """Write everything of one sample into `work`, put it in place of earlier results, and return the metadata."""
+        self, sample: Sample, volume: Volume, mask: np.ndarray | None, mark: str, work: Path, tick: Callable[[], None]
+    ) -> tuple[dict[str, Any], bool]:
+        """Return a sample's metadata, and whether another file's results of that name were replaced."""
         start, s, name = perf_counter(), self.settings, sample.name
-        # measured: 5 bytes for a voxel of a CAM, 14 for one of a gradient
-        needed = volume.data.size * (4 + sum(16 if cams.METHODS[m].forwards else 9 for m in s.methods)) + 2**22
-        if needed > shutil.disk_usage(self.folder).free:
-            raise ValueError(f"The results need up to {needed / 1e9:.2g} GB, and less is free on the disk.")
         ex = explain(self.model, volume, layers=s.layer, target=s.target, size=s.size)
-        passed = perf_counter() - start
         label = _class_folder(ex.label) if sample.label is None else sample.label
         own, look = Path("heatmaps", self.split, f"class_{label}", name), Path("visualizations", self.split)
-        replaced = {self.folder / own, *guessed}
-        same_name = set((self.folder / "heatmaps" / self.split).glob(f"class_*/{glob.escape(name)}"))
-        if self.names[name] > 1 or same_name - replaced:
+        same_name = (self.folder / own).parents[1].glob(f"class_*/{glob.escape(name)}")
+        if self.names[name] > 1 or set(same_name) - {self.folder / own}:
             look = look / f"class_{label}"
-        (work / own).mkdir(parents=True)
-        (work / look).mkdir(parents=True)
+        for path in (own, look):
+            (work / path).mkdir(parents=True)
         about = {}
         for method in s.methods:
             about[method] = self._draw(method, ex, mask, work / own / name, work / look / name)
@@ -244,42 +232,35 @@ class _Run:
         made = {path: path.relative_to(work).as_posix() for path in sorted(work.rglob("*")) if path.is_file()}
         record = {
             "format": FORMAT, "fingerprint": mark, "sample": name, "split": self.split, "class": label,
-            "class_from": "prediction" if sample.label is None else "source",
             "prediction": ex.label, "probability": float(ex.confidence),
             "probabilities": dict(zip(ex.classes, ex.probabilities.tolist(), strict=True)),
             "explained": ex.label if s.target is None else ex.classes[s.target],
-            "model": {"name": ex.card.name, "hash": self.weights},
-            "run": {"size": s.size, "shape": list(ex.inputs.shape[2:]), "seconds": round(passed, 3)},
-            "methods": about, "shape": list(volume.data.shape), "axes": "ZYX", "spacing_mm": _spacing(volume),
-            "affine": volume.affine, "window": volume.window, "source": volume.source,
-            "tiff": "ImageJ" if export.imagej_opens(volume.data.shape) else "BigTIFF, which ImageJ 1 cannot open",
-            "settings": asdict(s), "versions": versions("tifffile", "imagecodecs", "nibabel"),
-            "seconds": round(perf_counter() - start, 3),
+            "model": {"name": ex.card.name, "hash": self.weights, "input": list(ex.inputs.shape[2:])},
+            "methods": about, "shape": list(volume.data.shape), "spacing_mm": _spacing(volume),
+            "affine": volume.affine, "window": volume.window, "source": volume.source, "settings": asdict(s),
+            "versions": versions("tifffile", "imagecodecs", "nibabel"), "seconds": round(perf_counter() - start, 3),
             "files": {final: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path, final in made.items()},
         }  # fmt: skip
         text = json.dumps(record, indent=1, ensure_ascii=False, default=lambda held: held.tolist()) + "\n"
         write_text(work / own / f"{name}_metadata.json", text)
-        self._put_in_place(work, own, look, replaced)
-        return json.loads(text)
+        before = _record(self.folder / own)
+        self._put_in_place(work, own, look)
+        other = before is not None and before["source"].get("sha256") != volume.source.get("sha256")
+        return json.loads(text), other
 
     def _draw(self, method: str, ex: Explanation, mask: np.ndarray | None, stem: Path, look: Path) -> dict[str, Any]:
         """Write the files of one method, whose names begin with `stem` and `look`; return what the metadata says."""
-        s, volume, start, gradient = self.settings, ex.volume, perf_counter(), cams.METHODS[method].forwards > 0
+        s, volume, gradient = self.settings, ex.volume, cams.METHODS[method].forwards > 0
         options = {"alpha": s.alpha, "seed": s.seed, "samples": s.samples, "spread": s.spread}
         heat, raw, clipped_at, divided_by = ex.heat(method, **options, percentile=s.percentile)
         blank, clipped = bool(raw.max() <= 0), {"clipped_at": float(clipped_at)} if gradient else {}
         where = localisation.heat_summary(heat, volume.spacing)
         where["hottest_slice_from_1"] = where.pop("hottest_slice") + 1  # as the previews and ImageJ count
-        about = {
-            "normalisation": {"rule": RULE, **clipped, "divided_by": float(divided_by)},
-            "blank": blank,
-            "raw": {"shape": list(raw.shape), "minimum": float(raw.min()), "maximum": float(raw.max())},
-            "seconds": round(perf_counter() - start, 3),
-            "where": _plain(where, volume),
-        }
+        rule = {"rule": RULE, **clipped, "divided_by": float(divided_by)}
+        about = {"normalisation": rule, "blank": blank, "where": _for_json(where, volume)}
         if mask is not None and mask.any():  # against all of the heat: where it is cut off, it has no one maximum
             whole = ex.heat(method, **options, percentile=100).heatmap if gradient else heat
-            about["lesion"] = _plain(localisation.lesion_scores(whole, mask, volume.spacing), volume)
+            about["lesion"] = _for_json(localisation.lesion_scores(whole, mask, volume.spacing), volume)
         of = "" if s.target is None else f" of {ex.classes[s.target]}"
         title = f"{stem.name}: {ex.title()} · {cams.title(method)}{of}{' (blank)' if blank else ''}"
         size, mixed = (heat.shape, _spacing(volume)), export.overlay_pages(volume.data, heat, s.opacity, s.cmap)
@@ -287,21 +268,20 @@ class _Run:
         export.write_stack(f"{stem}_{method}_overlay.tiff", mixed, *size, description=title)
         export.write_nifti(f"{stem}_{method}_heatmap.nii.gz", heat, volume)
         np.save(f"{stem}_{method}_raw.npy", raw)
-        colours = {"cmap": s.cmap, "opacity": s.opacity}
         share = f"heat (share of {f'percentile {s.percentile:g}' if gradient else 'the maximum'})"
-        figure = planes.preview(volume, heat, mask=mask, title=title, label=share, **colours)
+        options = {"cmap": s.cmap, "opacity": s.opacity, "title": title, "label": share}
+        figure = planes.preview(volume, heat, mask=mask, **options)
         render.save(figure, f"{look}{'' if method == s.methods[0] else f'_{method}'}_combined.png")
         return about
 
-    def _put_in_place(self, work: Path, own: Path, look: Path, replaced: set[Path]) -> None:
+    def _put_in_place(self, work: Path, own: Path, look: Path) -> None:
         """Put the folders `own` and `look` from `work` into the session, the one with the metadata last."""
-        for number, path in enumerate(replaced):
-            if path.exists():
-                os.replace(path, work / f"earlier {number}")  # from here on, the sample is absent
-        for method in cams.METHODS:  # of methods that are not among today's
-            (self.folder / look / f"{own.name}_{method}_combined.png").unlink(missing_ok=True)
+        if (self.folder / own).exists():
+            os.replace(self.folder / own, work / "earlier")  # from here on, the sample is absent
         for folder in (look, own.parent):
             (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        for method in cams.METHODS:  # of methods that are not among today's
+            (self.folder / look / f"{own.name}_{method}_combined.png").unlink(missing_ok=True)
         for path in (work / look).iterdir():
             os.replace(path, self.folder / look / path.name)
         os.replace(work / own, self.folder / own)
@@ -309,8 +289,7 @@ class _Run:
 
 def _class_folder(label: str) -> str:
     """A class's name as part of a folder's: a card may hold any text."""
-    plain = "".join("_" if c in "/\\" or not c.isprintable() else c for c in label).replace("..", "_")
-    return safe_name(plain[:60].strip(" .") or "_")
+    return safe_name(re.sub(r"[^\w .+-]|\.\.", "_", label)[:60].strip(" .") or "_")
 
 
 def _spacing(volume: Volume) -> tuple[float, float, float] | None:
@@ -318,27 +297,27 @@ def _spacing(volume: Volume) -> tuple[float, float, float] | None:
     return volume.spacing if volume.source.get("spacing_known") else None
 
 
-def _plain(found: dict[str, float], volume: Volume) -> dict[str, float | None]:
+def _for_json(found: dict[str, float], volume: Volume) -> dict[str, float | None]:
     """Numbers for JSON, which has no NaN; what is measured in mm, as the pointing game is, only where mm are known."""
     hidden = () if _spacing(volume) else ("_mm", "pointing_game")
     return {k: None if np.isnan(v) or k.endswith(hidden) else round(v, 6) for k, v in found.items()}
 
 
-def _record(path: Path) -> dict[str, Any] | None:
-    """A metadata file, or None where it is of another format."""
+def _record(folder: Path) -> dict[str, Any] | None:
+    """A sample's metadata, or None where there is none, or one of another format."""
     with suppress(ValueError, OSError):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads((folder / f"{folder.name}_metadata.json").read_text(encoding="utf-8"))
         return record if record.get("format") == FORMAT else None
 
 
 def _summarise(folder: Path, outcomes: Sequence[Outcome]) -> None:
     """One row for each sample whose metadata is in the session, and for each that failed in this run."""
     rows = {}
-    for path in sorted(folder.glob("heatmaps/*/class_*/*/*_metadata.json")):
+    for path in sorted(folder.glob("heatmaps/*/class_*/*")):
         if r := _record(path):
-            key = (r["split"], r["class"] if r["class_from"] == "source" else None, r["sample"])
-            size, where = sum(f["bytes"] for f in r["files"].values()), path.parent.relative_to(folder).as_posix()
-            rows[key] = r | {"status": "complete", "files": len(r["files"]), "bytes": size, "folder": where}
+            size, where = sum(f["bytes"] for f in r["files"].values()), path.relative_to(folder).as_posix()
+            more = {"status": "complete", "files": len(r["files"]), "bytes": size, "folder": where}
+            rows[r["split"], r["class"], r["sample"]] = r | more
     for _, status, about, problem in outcomes:
         if status == "failed":
             rows[tuple(about.values())] = about | {"status": status, "problem": problem}

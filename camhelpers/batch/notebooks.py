@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from .. import files
 from ..files import ROOT, atomic, versions, write_text
-from ..progress import progress
+from ..progress import Progress
 from .parameters import check, read_parameters
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -152,7 +152,7 @@ class Runner:
         self.running.add(child)
         end = time.monotonic() + self.timeout
         try:
-            with progress(cells, path.stem, "cell") as counter:
+            with Progress(cells, path.stem, "cell") as counter:
                 while not self.stopped and pipe.poll(max(0, end - time.monotonic())):
                     heard = pipe.recv()
                     if isinstance(heard, tuple):

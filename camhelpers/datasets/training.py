@@ -17,7 +17,7 @@ from ..cam.explain import predict
 from ..cam.models import MODELS, Card, save_model
 from ..cam.nets import SmallResNet
 from ..files import ROOT, versions
-from ..progress import progress, track
+from ..progress import Progress, track
 from . import retinas, scenes
 
 MISSING = 0.4  # the fraction of training pictures with missing pixels, which evaluations remove: a model must know that
@@ -103,7 +103,7 @@ def fit(
     optimizer = torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * steps, pct_start=0.25)
     losses = []
-    with progress(epochs * steps, "training", "step", show) as counter:
+    with Progress(epochs * steps, "training", "step", show) as counter:
         for epoch in range(1, epochs + 1):
             total = 0.0
             chosen = torch.randperm(len(stored), generator=generator)[: steps * batch].split(batch)

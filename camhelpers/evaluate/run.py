@@ -27,7 +27,7 @@ from ..cam.models import model_hash
 from ..checks import checked
 from ..datasets.samples import Sample
 from ..files import ROOT, fingerprint, results_dir, versions, write_text
-from ..progress import progress as counted
+from ..progress import Progress
 from . import faithfulness
 from . import localisation as metrics
 
@@ -131,7 +131,7 @@ def evaluate(
     depends = [plan, cuts, weights, card, versions(), _code(plan)]
 
     parts, kept = [], set()
-    with counted(len(samples), "evaluating", "picture", show=progress) as counter:
+    with Progress(len(samples), "evaluating", "picture", show=progress) as counter:
         for first in range(0, len(samples), plan.batch):
             numbered = dict(enumerate(samples[first : first + plan.batch], first))
             listed = [(i, s.name, s.key) for i, s in numbered.items()]

@@ -15,7 +15,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from ..files import VERSION, atomic, sha256, write_text
-from ..progress import progress
+from ..progress import Progress
 from .images import read_image
 
 SUBJECTS = {
@@ -92,7 +92,7 @@ def fetch_wikimedia(
             session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
         streams = [pictures(session, category, name) for category, name in names.items()]
         try:
-            with progress(n, "fetching", "picture", show) as counter:
+            with Progress(n, "fetching", "picture", show) as counter:
                 for entry in islice(_in_turn(streams), n):
                     chosen.append(entry)
                     counter.step(note=entry["file"])
