@@ -13,39 +13,30 @@ from .files import ROOT, VERSION, results_dir
 
 __version__ = VERSION
 
-_LATER = {  # what loads torch, matplotlib, OpenCV or widgets: only when it is first asked for
-    **{name: f".cam.capture:{name}" for name in ("Capture", "capture")},
-    **{name: f".cam.explain:{name}" for name in ("Explanation", "explain", "predict")},
-    **{name: f".cam.methods:{name}" for name in ("METHODS", "register")},
-    **{name: f".cam.models:{name}" for name in ("load_model", "model_hash", "save_model")},
-    **{name: f".cam.layers:{name}" for name in ("layer_name", "stages")},
-    "Card": ".cam.cards:Card",
-    "render": ".render",
-    "images": ".io.images",
-    "volumes": ".io.volumes",
-    "scenes": ".datasets.scenes",
-    "retinas": ".datasets.retinas",
-    "pictures": ".datasets.samples:pictures",
-    "samples": ".datasets.samples:samples",
-    "training": ".datasets.training",
-    "localisation": ".evaluate.localisation",
-    "faithfulness": ".evaluate.faithfulness",
-    "sanity": ".evaluate.sanity",
-    "statistics": ".evaluate.statistics",
-    "explorers": ".show.explorers",
-    "planes": ".show.planes",
-    "viewer": ".show.viewer",
-    "camvis": ".batch.camvis",
+# What loads torch, matplotlib, OpenCV or widgets comes only when it is first asked for.
+_NAMES = {
+    ".cam.capture": ("Capture", "capture"),
+    ".cam.cards": ("Card",),
+    ".cam.explain": ("Explanation", "explain", "predict"),
+    ".cam.layers": ("layer_name", "stages"),
+    ".cam.methods": ("METHODS", "register"),
+    ".cam.models": ("load_model", "model_hash", "save_model"),
+    ".datasets.samples": ("pictures", "samples"),
 }
+_ROOMS = (
+    ".render", ".io.images", ".io.volumes", ".datasets.scenes", ".datasets.retinas", ".datasets.training",
+    ".evaluate.localisation", ".evaluate.faithfulness", ".evaluate.sanity", ".evaluate.statistics",
+    ".show.explorers", ".show.planes", ".show.viewer", ".batch.camvis",
+)  # fmt: skip
+_LATER = {name: room for room, names in _NAMES.items() for name in names} | {r.split(".")[-1]: r for r in _ROOMS}
 
 __all__ = ["ROOT", "VERSION", "results_dir", *_LATER]
 
 
 def __getattr__(name: str) -> object:
     if name in _LATER:
-        room, _, thing = _LATER[name].partition(":")
-        module = importlib.import_module(room, __name__)
-        return getattr(module, thing) if thing else module
+        module = importlib.import_module(_LATER[name], __name__)
+        return module if _LATER[name] in _ROOMS else getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
