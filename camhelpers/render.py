@@ -1,7 +1,9 @@
 """Heat made visible: colour tables, overlays, panels and grids. Arrays in, arrays or figures out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,8 +71,7 @@ def index(heat: np.ndarray) -> np.ndarray:
 def overlay(picture: np.ndarray, heat: np.ndarray, *, opacity: float = 0.4, cmap: str = "jet") -> np.ndarray:
     """Mix `1 - opacity` of the picture with `opacity` of the coloured heat, uint8 `(..., H, W, 3)`.
 
-    Exactly so at every pixel: no rescaling by the maximum, hence the same picture under the same heat looks the same in
-    every slice and frame.
+    Exactly so at every pixel, with no rescaling by the maximum: equal heat looks the same in every slice and frame.
 
     >>> overlay(np.ones((4, 4, 3)), np.zeros((4, 4)), opacity=0.0).min()
     np.uint8(255)
@@ -129,12 +130,10 @@ def panel(
     figure = plt.figure(figsize=(2.1 * (2 + len(heats)) + 0.9, 4.2 * height / width + 0.5))
     cells = figure.add_gridspec(2, 2 + len(heats))
     show(figure.add_subplot(cells[:, :2]), picture, title)
-    columns = []
     for i, (name, heat) in enumerate(heats.items(), start=2):
-        columns += [figure.add_subplot(cells[0, i]), figure.add_subplot(cells[1, i])]
-        show(columns[-2], colour(heat, cmap), name + (" (blank)" if not heat.any() else ""))
-        show(columns[-1], overlay(picture, heat, opacity=opacity, cmap=cmap))
-    colour_bar(figure, columns, cmap)
+        show(figure.add_subplot(cells[0, i]), colour(heat, cmap), name + ("" if heat.any() else " (blank)"))
+        show(figure.add_subplot(cells[1, i]), overlay(picture, heat, opacity=opacity, cmap=cmap))
+    colour_bar(figure, figure.axes[1:], cmap)
     return figure
 
 
@@ -142,28 +141,23 @@ def grid(
     pictures: Sequence[np.ndarray], titles: Sequence[str] = (), *, columns: int = 5, rows: Sequence[str] = (),
     cell: float = 2.2, cmap: str | None = None, aspect: float = 1.0,
 ) -> "Figure":  # fmt: skip
-    """Pictures side by side; `rows` names the rows at the left, `cmap` adds a colour bar.
-
-    `aspect` is the height of a pixel over its width, which differ in the slices of a scan.
-    """
+    """Pictures side by side; `rows` names the rows, `cmap` adds a colour bar, `aspect` is a pixel's height to width."""
     import matplotlib.pyplot as plt
 
     if not len(pictures):
         raise ValueError("There are no pictures to show.")
-    lines = -(-len(pictures) // columns)
+    lines, titled = (math.ceil(len(things) / columns) for things in (pictures, titles))
     height, width = np.shape(pictures[0])[0] * aspect, np.shape(pictures[0])[1]
-    titled = -(-len(titles) // columns)  # lines of pictures that have titles above them
     tall = 1 + max((t.count("\n") for t in titles), default=0)
     size = (cell * columns + (0.9 if cmap else 0), (cell * height / width + 0.05) * lines + 0.28 * titled * tall)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
-    for i, place in enumerate(axes.flat):
-        if i >= len(pictures):
-            place.axis("off")
-            continue
-        flat = {"cmap": "gray", "vmin": 0, "vmax": 1} if np.ndim(pictures[i]) == 2 else {}
-        show(place, pictures[i], titles[i] if i < len(titles) else "", aspect=aspect, **flat)
-        if i % columns == 0 and i // columns < len(rows):
-            place.set_ylabel(rows[i // columns], fontsize=STYLE["axes.titlesize"])
+    for place, picture, title in zip(axes.flat, pictures, chain(titles, repeat("")), strict=False):
+        grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if np.ndim(picture) == 2 else {}
+        show(place, picture, title, aspect=aspect, **grey)
+    for place in axes.flat[len(pictures) :]:
+        place.axis("off")
+    for place, name in zip(axes[:, 0], rows, strict=False):
+        place.set_ylabel(name, fontsize=STYLE["axes.titlesize"])
     if cmap:
         colour_bar(figure, axes, cmap)
     return figure

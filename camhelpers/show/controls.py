@@ -48,7 +48,7 @@ def colours(cmap: str) -> w.Dropdown:
 
 
 def resize(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture at another size, as one shows it: axes that shrink are averaged, then those that grow smoothed."""
+    """The picture at another size: axes that shrink are averaged, then those that grow smoothed."""
     import cv2
 
     less = tuple(min(n, m) for n, m in zip(size, picture.shape, strict=False))

@@ -1,7 +1,7 @@
 """Volumes seen flat: three planes, maximum projections, profiles, a preview of slices, and a view that turns.
 
-Arrays in, arrays or figures out. Depth runs downwards, as a reader expects: the plane across x is `(Y, Z)`. Figures
-keep the physical proportions. `look` is `opacity`, `cmap` and `title`; `spacing` is `(z, y, x)` in mm.
+Depth runs downwards: the plane across x is `(Y, Z)`. Figures keep the physical proportions. `look` is `opacity`, `cmap`
+and `title`; `spacing` is `(z, y, x)` in mm.
 """
 
 import math
@@ -71,13 +71,12 @@ def rgb(grey: Array) -> Array:
 
 
 def arrange(extent: Sequence[float], width: float, height: float, gap: tuple[float, float]) -> list[tuple[float, ...]]:
-    """Boxes `(left, top, width, height)` for the planes across z, y and x on a sheet, each in its physical proportions.
+    """Boxes `(left, top, width, height)` for the planes across z, y and x, in their physical proportions, with gaps.
 
     Either all three in a row, or, as suits a flat volume, the plane across y beside the other two; whichever shows the
-    smallest plane larger. `gap` is what lies between them, across and down.
+    smallest plane larger.
     """
-    z, y, x = (float(length) for length in extent)
-    across, down = gap
+    (z, y, x), (across, down) = extent, gap
     scale = min((width - 2 * across) / (2 * x + z), height / max(y, z))
     sizes = ((x * scale, y * scale), (x * scale, z * scale), (z * scale, y * scale))
     row = [(place * (x * scale + across), 0.0, *size) for place, size in enumerate(sizes)]
@@ -110,7 +109,7 @@ def _sheet(
     figure: "Figure", scale: Scale, boxes: Sequence[tuple[float, ...]], planes: Iterable[tuple], *,
     opacity: float = 0.4, cmap: str = "jet", title: str = "", label: str = render.HEAT,
 ) -> list["Axes"]:  # fmt: skip
-    """Fill a figure with planes `(axis, title, grey, heat, mask)`, each in its box, scale bars and a colour bar."""
+    """Fill a figure with planes `(axis, title, grey, heat, mask)` in their boxes, scale bars and a colour bar."""
     from matplotlib.patheffects import withStroke
 
     left, top, right, below = 0.35, 0.75 if title else 0.35, 1.0, 0.35
@@ -161,8 +160,6 @@ def orthogonal(
 
     scale = checked(volume, heat, spacing, mask)
     point = hottest(heat) if point is None else point
-    if not all(0 <= place < length for place, length in zip(point, volume.shape, strict=True)):
-        raise ValueError(f"The point {tuple(point)} lies outside the volume of {volume.shape}; give (z, y, x) from 0.")
     titles = [plane_title(axis, place, scale) for axis, place in enumerate(point)]
     outlines = [None] * 3 if mask is None else planes_through(mask, point)
     parts = titles, planes_through(volume, point), planes_through(heat, point), outlines
@@ -180,32 +177,25 @@ def orthogonal(
 def projections(
     volume: Array, heat: Array, spacing: Spacing = None, *, mask: Array | None = None, **look: Any
 ) -> "Figure":
-    """Maximum projections of the heat along each axis over the volume's mean projections.
-
-    A mean over a volume is flat, so that ground is stretched to its own percentiles 0.5 and 99.5; `mask` is outlined
-    where any of its voxels lies on the way.
-    """
+    """Maximum projections of heat and mask along each axis, over mean projections stretched to their own contrast."""
     scale = checked(volume, heat, spacing, mask)
-    greys = [volume.mean(axis, dtype=np.float64) for axis in range(3)]
-    limits = [np.percentile(grey, (0.5, 99.5)) for grey in greys]
-    greys = [((grey - low) / ((high - low) or 1)).clip(0, 1) for grey, (low, high) in zip(greys, limits, strict=True)]
-    heats, masks = ([None if a is None else a.max(axis) for axis in range(3)] for a in (heat, mask))
-    for planes in (greys, heats, masks):  # depth runs down across x too
-        planes[2] = None if planes[2] is None else planes[2].T
+    greys, heats, masks = [], [], []
+    for axis in range(3):
+        flat = [volume.mean(axis, dtype=np.float64), heat.max(axis), None if mask is None else mask.max(axis)]
+        grey, warm, inside = (p.T if axis == 2 and p is not None else p for p in flat)  # depth runs down across x too
+        low, high = np.percentile(grey, (0.5, 99.5))
+        greys.append(((grey - low) / ((high - low) or 1)).clip(0, 1))
+        heats.append(warm), masks.append(inside)
     return _three_planes(scale, [f"maximum along {letter}" for letter in "zyx"], greys, heats, masks, **look)[0]
 
 
 def preview(volume: "Volume", heat: Array, *, mask: Array | None = None, **look: Any) -> "Figure":
-    """Up to six slices under their heat, counted from 1, as ImageJ counts; save it with `render.save`.
-
-    They are spread evenly over the heat, so that most are where most of the heat is.
-    """
+    """Up to six slices under their heat, counted from 1 as in ImageJ; most are where most of the heat is."""
     from matplotlib.figure import Figure
 
     scale = checked(volume.data, heat, volume.spacing if volume.source.get("spacing_known") else None, mask)
     _, y, x = scale.extent
-    wide = min(4.0, 3.2 * x / y)  # inches
-    tall = wide * y / x
+    wide, tall = min(4.0, 3.2 * x / y), min(4.0 * y / x, 3.2)  # inches
     columns, rows = max(wide, 1.5) + 0.45, max(tall, 0.6) + 0.72  # room for titles and names
     share = heat.sum(axis=(1, 2), dtype=np.float64)
     reached = (share if share.any() else share + 1).cumsum()
@@ -261,32 +251,35 @@ def turning(
 
     extent = checked(volume, heat, spacing).extent
     both = torch.from_numpy(np.stack([volume, heat]).astype(np.float32, copy=False))[None]
-    both = F.interpolate(both, [min(length, 96) for length in volume.shape], mode="area")  # a light view
-    diagonal, up, level = math.hypot(extent[0], extent[2]), math.sin(math.radians(25)), math.cos(math.radians(25))
-    spans = np.array([extent[1] * up + diagonal * level, extent[1] * level + diagonal * up, diagonal])
-    pitch = max(spans[1:]) / (side - 2)  # two pixels spare for the box
-    steps = np.array([max(extent[[0, 2]] / both.shape[2::2]), pitch, pitch])  # voxel by voxel along the line of sight
-    count = np.ceil(spans / steps - 1e-6).astype(int)
-    fade = torch.linspace(1, 0.5, count[0])[:, None, None]
-    corners = np.array([(z, y, x) for z in (-1, 1) for y in (-1, 1) for x in (-1, 1)]) * extent / 2
+    grey, warm = F.interpolate(both, [min(length, 96) for length in volume.shape], mode="area")[0].numpy()
+    shape = np.array(grey.shape)
+    voxels = np.indices(shape, np.float32) - (shape[:, None, None, None] - 1) / np.float32(2)  # from the middle
+    corners = (np.array(list(np.ndindex(2, 2, 2))) - 0.5) * shape
     edges = [(a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit]
-    frames = []
+    diagonal, up, level = math.hypot(extent[0], extent[2]), math.sin(math.radians(25)), math.cos(math.radians(25))
+    deep, *spans = extent[1] * up + diagonal * level, diagonal, extent[1] * level + diagonal * up
+    pitch = max(spans) / (side - 2)  # two pixels spare for the box
+    size = [math.ceil(span / pitch - 1e-6) for span in spans]  # columns and rows, in OpenCV's order
+    middle, frames = (np.array(size) - 1) / 2, []
     for angle in np.radians(angles):
         sin, cos = math.sin(angle), math.cos(angle)
-        # from (away, down, right) as seen to (z, y, x) of the volume
-        turn = np.array([[cos * level, -cos * up, sin], [up, level, 0], [-sin * level, sin * up, cos]])
-        reach = turn * (count * steps) / extent[:, None]
-        theta = torch.tensor(np.pad(reach[::-1, ::-1], ((0, 0), (0, 1))), dtype=torch.float32)  # torch puts x first
-        places = F.affine_grid(theta[None], [1, 2, *count.tolist()], align_corners=False)
-        grey, warm = F.grid_sample(both, places, align_corners=False)[0]
-        grey, warm = (grey * fade).amax(0).numpy(), warm.amax(0).numpy().clip(0, 1)
-        share = 0.9 * warm[..., None]
-        frame = 255 * grey[..., None] * (1 - share) + render.colour(warm, cmap) * share
-        away, *places = (corners @ turn).T / pitch + (np.array([0, *grey.shape])[:, None] - 1) / 2
-        places = np.round(16 * np.stack(places[::-1], 1)).astype(int).tolist()  # OpenCV counts in sixteenths of a pixel
-        box = np.zeros(grey.shape, np.uint8)
-        for a, b in edges:  # darker those that meet in the farthest corner
-            cv2.line(box, places[a], places[b], 60 if away.argmax() in (a, b) else 130, 1, cv2.LINE_AA, 4)
+        # from voxels (z, y, x) to how far away they are, and to columns and rows of the frame
+        away = np.array((cos * level, up, -sin * level)) * extent / shape
+        seen = np.array(((sin, 0, cos), (-cos * up, level, sin * up))) * extent / shape / pitch
+        fade = 0.75 - np.tensordot((away / (2 * deep)).astype(np.float32), voxels, 1)
+        across = np.abs(away).argmax()  # sheets across this axis are the closest together along the line of sight
+        flat, start = np.delete(seen, across, 1)[:, ::-1], middle - seen @ (shape - 1) / 2
+        drawn = np.zeros((*size[::-1], 2), np.float32)
+        for i, sheet in enumerate(np.moveaxis(np.stack([grey * fade, warm], -1), across, 0)):
+            place = np.column_stack([flat, start + i * seen[:, across]])
+            drawn = np.maximum(drawn, cv2.warpAffine(sheet, place, size))
+        heated = drawn[..., 1].clip(0, 1)
+        share = 0.9 * heated[..., None]
+        frame = 255 * drawn[..., :1] * (1 - share) + render.colour(heated, cmap) * share
+        ends = np.round(16 * (corners @ seen.T + middle)).astype(int).tolist()  # in sixteenths of a pixel
+        farthest, box = (corners @ away).argmax(), np.zeros(heated.shape, np.uint8)
+        for edge in edges:  # darker those that meet in the farthest corner
+            cv2.line(box, *(ends[end] for end in edge), 60 if farthest in edge else 130, 1, cv2.LINE_AA, 4)
         frames.append(np.maximum(frame, box[..., None]).round().astype(np.uint8))
     return np.stack(frames)
 

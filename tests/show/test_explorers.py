@@ -6,8 +6,10 @@ import ipywidgets
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from PIL import Image
 
+from camhelpers.cam.explain import explain
 from camhelpers.cam.methods import cams, title
 from camhelpers.cam.models import load_model
 from camhelpers.cam.nets import SmallResNet
@@ -75,12 +77,11 @@ def test_the_caption_names_the_class_escapes_it_and_calls_a_blank_map_blank(expl
 
 def test_the_overlay_is_the_explanations_own(explorer):
     explorer.opacity.value, explorer.method.value = 1.0, "centre"
-    shown = pixels(explorer)[:, 392:772]  # the second picture, beside the first and a gap
-    ex = explorer.explanation("one")
-    expected = Image.fromarray(ex.overlay("centre", opacity=1.0, layer="layer3")).resize((380, 380), Image.BICUBIC)
-    assert np.abs(shown - np.asarray(expected, dtype=float)).mean() < 4  # JPEG
-    plain = Image.fromarray(np.round(PICTURES["one"] * 255).astype(np.uint8)).resize((380, 380), Image.BICUBIC)
-    assert np.abs(pixels(explorer)[:, :380] - np.asarray(plain, dtype=float)).mean() < 12
+    plain = np.round(PICTURES["one"] * 255).astype(np.uint8)
+    overlay = explorer.explanation("one").overlay("centre", opacity=1.0, layer="layer3")
+    for left, picture, error in ((0, plain, 12), (392, overlay, 4)):  # beside each other, with a gap; JPEG
+        expected = np.asarray(Image.fromarray(picture).resize((380, 380), Image.BICUBIC), dtype=float)
+        assert np.abs(pixels(explorer)[:, left : left + 380] - expected).mean() < error
 
 
 def test_only_traits_that_nbval_can_compare(explorer):
@@ -88,8 +89,14 @@ def test_only_traits_that_nbval_can_compare(explorer):
     assert ipywidgets.Output not in kinds and ipywidgets.Image in kinds
 
 
-def test_the_curve_explorer_draws_what_was_chosen_once(net):
+def test_the_curve_explorer_draws_what_was_chosen_once(net, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plt, "close", drawn.append)
     curves = CurveExplorer(net, PICTURES, layer="layer3", steps=3)
+    insertion, deletion = (line.get_ydata() for line in drawn[0].axes[0].get_lines())
+    assert insertion[-1] == deletion[0] == pytest.approx(explain(net, PICTURES["one"]).confidence, abs=1e-5)
+    assert insertion[0] == deletion[-1] != pytest.approx(deletion[0], abs=1e-3)
+    monkeypatch.undo(), plt.close("all")
     first = curves.image.value
     curves.method.value = "layercam"
     assert curves.image.value != first

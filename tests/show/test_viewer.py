@@ -1,15 +1,15 @@
-"""The slice viewer: every control redraws, the caption tells the truth, heat is computed once."""
+"""The slice viewer: every control redraws, the caption tells the truth, the numbers fit the colours."""
 
 import io
 import time
 
-import ipywidgets
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from camhelpers import render
 from camhelpers.show import planes
+from camhelpers.show.controls import bar, font
 from camhelpers.show.viewer import VolumeViewer
 
 RNG = np.random.default_rng(0)
@@ -33,10 +33,6 @@ def pixels(viewer):
 def crop(viewer, axis):
     left, top, wide, tall = viewer.boxes[axis]
     return pixels(viewer)[top : top + tall, left : left + wide]
-
-
-def controls(viewer):
-    return [child for box in viewer.children if isinstance(box, ipywidgets.HBox) for child in box.children]
 
 
 @pytest.mark.parametrize("control, value", [("method", "<hot>"), ("opacity", 0.9), ("cmap", "hot"), ("lesion", False)])
@@ -86,6 +82,14 @@ def test_the_heat_shown_is_the_heat_given(viewer):
     assert np.abs(bar[0] - render.table("hot")[250]).max() < 25 > np.abs(bar[-1] - render.table("hot")[3]).max()
 
 
+def test_the_numbers_beside_the_colours_grow_upwards():
+    for y, number in ((8, "1.00"), (99.5, "0.50"), (191, "0.00")):
+        expected = Image.new("RGB", (64, 200), "white")
+        ImageDraw.Draw(expected).text((26, y), number, "black", font(14), anchor="lm")
+        rows = slice(int(y) - 7, int(y) + 7)
+        assert np.array_equal(bar("jet", 200)[rows, 20:], np.asarray(expected)[rows, 20:])
+
+
 @pytest.mark.parametrize("spacing", [OCT, (1, 1, 1), (3, 1, 1)])
 def test_planes_have_their_physical_proportions_and_the_cross_hairs_meet_in_the_voxel(spacing):
     extent = np.array(spacing) * VOLUME.shape
@@ -100,30 +104,6 @@ def test_planes_have_their_physical_proportions_and_the_cross_hairs_meet_in_the_
     assert 700 < pixels(viewer).shape[1] < 1100
 
 
-def test_a_function_is_asked_once_for_each_method_and_alpha(viewer):
-    asked = []
-
-    def heat(method, alpha):
-        asked.append((method, round(alpha, 2)))
-        return HEATS["gradcam"] * alpha if method == "hybrid" else HEATS["<hot>"]
-
-    computed = VolumeViewer(VOLUME, heat, OCT, methods=("gradcam", "hybrid", "smoothgrad"))
-    assert computed.alpha.disabled and asked == [("gradcam", 0.7)]
-    assert computed.alpha in controls(computed) and computed.alpha not in controls(viewer), "where heat is computed"
-    assert not computed.alpha.continuous_update, "each value costs a whole volume"
-    computed.method.value = "hybrid"
-    assert not computed.alpha.disabled
-    before = computed.image.value
-    computed.alpha.value = 0.2
-    assert computed.image.value != before
-    computed.method.value = "gradcam"  # known, whatever alpha is
-    computed.method.value, computed.alpha.value = "hybrid", 0.7
-    computed.sliders[0].value, computed.opacity.value = 3, 0.6
-    for method in ("smoothgrad", "gradcam", "hybrid"):
-        computed.method.value = method
-    assert asked == [("gradcam", 0.7), ("hybrid", 0.7), ("hybrid", 0.2), ("smoothgrad", 0.7)]
-
-
 @pytest.mark.slow
 def test_a_full_cube_is_redrawn_at_once():
     cube = np.random.default_rng(1).random((192, 256, 256), dtype=np.float32)  # noise: no picture grows larger
@@ -134,4 +114,4 @@ def test_a_full_cube_is_redrawn_at_once():
         took.append(time.process_time())
         assert len(viewer.image.value) < 250_000
     assert np.diff(took).min() < 0.06
-    assert viewer.heat()[0].nbytes == cube.size, "a byte a voxel"
+    assert viewer.heat("gradcam")[0].nbytes == cube.size, "a byte a voxel"
