@@ -1,6 +1,7 @@
 """DICOM: a folder of slices, or one multi-frame file, as a volume with its spacing and orientation."""
 
-from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -34,25 +35,18 @@ def kind(path: Path) -> Literal["slice", "volume", ""]:
     """What a file or folder is to DICOM: one image, a volume (several images or frames), or nothing of interest."""
     if path.is_dir():
         return "volume" if is_series(path) else ""
-    if not is_dicom(path):
-        return "volume" if path.suffix.lower() == ".dcm" else ""  # reading will say what is wrong with it
     try:
-        header = _header(path)
+        header = _header(path) if is_dicom(path) else None
     except ValueError:
-        return "volume"
+        return "volume"  # reading will say what is wrong with it
     return "" if header is None else "slice" if _count(header) == 1 else "volume"
 
 
 def is_series(folder: Path) -> bool:
-    """Whether a folder is one volume: two slices of one series, and more than it holds volumes of other formats."""
+    """Whether a folder is one volume: at least two DICOM images, and no volume of another format."""
     files = _files(folder)
-    others, slices = sum(bool(suffix(path)) for path in files), Counter()
-    for path in files:
-        if kind(path) == "slice":
-            slices[uid := _header(path).get("SeriesInstanceUID")] += 1
-            if slices[uid] >= max(2, others + 1):
-                return True  # the other headers need no reading
-    return False
+    slices = (path for path in files if kind(path) == "slice")
+    return not any(map(suffix, files)) and len(list(islice(slices, 2))) == 2  # the other headers need no reading
 
 
 def read_series(place: Path, series: str | int | None = None) -> Stored:
@@ -60,16 +54,11 @@ def read_series(place: Path, series: str | int | None = None) -> Stored:
 
     `series` is a UID, or a number from 1.
     """
-    from pydicom.pixels import get_decoder
-
     stack = _choose(place, series)
     (path, first), frames, name = stack[0], _frames(stack), str(place)
-    photometric, syntax = str(first.get("PhotometricInterpretation", "")), first.file_meta.TransferSyntaxUID
-    if photometric == "PALETTE COLOR" or first.get("SamplesPerPixel", 1) not in (1, 3):
-        raise ValueError(f"{name} has {photometric} colours; export it as grey (MONOCHROME2) or RGB.")
-    if syntax.is_compressed and not get_decoder(syntax).is_available:
-        packages = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-        raise ValueError(f"{name} is compressed as {syntax.name}, which needs one more package to be read: {packages}.")
+    photometric = str(first.get("PhotometricInterpretation", ""))
+    if photometric == "PALETTE COLOR":
+        raise ValueError(f"{name} has {photometric} pixels; export it as grey (MONOCHROME2) or RGB.")
     order, spacing, affine = _geometry(name, stack, frames)
     values, dtype = _pixels(stack, frames, order)
     windows = [window for window in map(_window, frames) if window]
@@ -176,10 +165,13 @@ def _geometry(name: str, stack: _Stack, frames: list[_Frame]):
     ways = [_numbers(frame, "ImageOrientationPatient", 6) for frame in frames]
     places = [_numbers(frame, "ImagePositionPatient", 3) for frame in frames]
     inside = _numbers(frames[0], "PixelSpacing", 2)
-    if inside is not None and not (inside > 0).all():
-        inside = None
     if any(value is None for value in ways + places):
-        return *_unplaced(name, stack, frames, inside), None
+        if len(stack) > 1 or any(keyword in stack[0][1] for keyword in ("FrameTime", "FrameTimeVector")):
+            remedy = "export it with ImagePositionPatient; a clip over time is no volume"
+            raise ValueError(f"{name} does not state where its slices lie: {remedy}.")
+        stated = (_numbers(frames[0], keyword, 1) for keyword in ("SpacingBetweenSlices", "SliceThickness"))
+        gap = next((gap.item() for gap in stated if gap is not None), 0)
+        return range(len(frames)), None if inside is None or gap <= 0 else (gap, *inside.tolist()), None
     way, places = ways[0], np.stack(places)
     depth = places @ np.cross(way[:3], way[3:])
     order = np.argsort(depth, kind="stable").tolist()
@@ -187,12 +179,10 @@ def _geometry(name: str, stack: _Stack, frames: list[_Frame]):
     usual = float(np.median(gaps))
     within = max(0.01 * usual, min(0.01, 0.3 * usual))  # OCT slices lie closer than 0.01 mm at times
     for index, gap in enumerate(gaps, 1):
-        where = f"slices {index} and {index + 1} (at {depth[order[index - 1]]:.2f} mm)"
-        if gap < 1e-4:
-            raise ValueError(f"{name} has {where} at one place; keep one time point or echo.")
-        if abs(gap - usual) > within:
-            remedy = "a slice is missing there, so export the series again"
-            raise ValueError(f"{name} has uneven gaps: {gap:.3f} mm between {where}, {usual:.3f} elsewhere; {remedy}.")
+        if gap < 1e-4 or abs(gap - usual) > within:
+            where = f"{gap:.3f} mm between slices {index} and {index + 1}, {usual:.3f} elsewhere"
+            remedy = "export the series again where one is missing, or keep one time point or echo"
+            raise ValueError(f"{name} has uneven gaps ({where}); {remedy}.")
     if inside is None:
         return order, None, None
     down, along = inside.tolist()
@@ -202,24 +192,7 @@ def _geometry(name: str, stack: _Stack, frames: list[_Frame]):
     return order, (float(gaps.mean()), down, along), affine
 
 
-def _unplaced(name: str, stack: _Stack, frames: list[_Frame], inside: np.ndarray | None):
-    """Frames without a position: the stored order of a multi-frame file, or the instance numbers of a series."""
-    order = list(range(len(frames)))
-    if len(stack) == 1:
-        if any(keyword in stack[0][1] for keyword in ("FrameTime", "FrameTimeVector")):
-            raise ValueError(f"{name} is a clip over time, not a volume: its frames have times and no positions.")
-    else:
-        numbers = [header.get("InstanceNumber") for _, header in stack]
-        if None in numbers or len(set(numbers)) < len(numbers):
-            remedy = "export the series again with ImagePositionPatient"
-            raise ValueError(f"{name} has slices that state neither a position nor a number of their own; {remedy}.")
-        order = np.argsort(numbers).tolist()  # never by the names of files, which say nothing about order
-    stated = (_numbers(frames[0], keyword, 1) for keyword in ("SpacingBetweenSlices", "SliceThickness"))
-    gap = next((gap.item() for gap in stated if gap is not None), 0)
-    return order, None if inside is None or not gap > 0 else (gap, *inside.tolist())
-
-
-def _pixels(stack: _Stack, frames: list[_Frame], order: list[int]) -> tuple[np.ndarray, str]:
+def _pixels(stack: _Stack, frames: list[_Frame], order: Sequence[int]) -> tuple[np.ndarray, str]:
     """The frames in that order after the modality LUT, and the type of the stored pixels."""
     from pydicom.pixels import apply_modality_lut, pixel_array
 

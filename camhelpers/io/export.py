@@ -19,11 +19,7 @@ IMAGEJ_BYTES = 2**32 - 2**25
 
 
 def heat_pages(heat: np.ndarray, cmap: str = "jet") -> Iterator[np.ndarray]:
-    """The slices of heat `(Z, Y, X)` in 0..1 in colour, uint8 `(Y, X, 3)`, one at a time.
-
-    >>> next(heat_pages(np.zeros((2, 1, 1))))[0, 0].tolist()
-    [0, 0, 128]
-    """
+    """The slices of heat `(Z, Y, X)` in 0..1 in colour, uint8 `(Y, X, 3)`, one at a time."""
     return (colour(page, cmap) for page in heat)
 
 
@@ -81,11 +77,7 @@ def write_stack(
 
 
 def imagej_opens(shape: Sequence[int]) -> bool:
-    """Whether an RGB stack of `shape` (Z, Y, X) is small enough for ImageJ 1.
-
-    >>> imagej_opens((192, 256, 256)), imagej_opens((2000, 1000, 1000))
-    (True, False)
-    """
+    """Whether an RGB stack of `shape` (Z, Y, X) is small enough for ImageJ 1."""
     return math.prod(shape) * 3 <= IMAGEJ_BYTES
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # nibabel and tifffile together cost 0.4 s, so each is import
 SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz")
 """What is read by its ending, whatever the case; DICOM is known by its content."""
 
-_MILLIMETRES = {"nm": 1e-6, "um": 1e-3, "micron": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1e3, "meter": 1e3, "inch": 25.4}
+_MILLIMETRES = {"um": 1e-3, "micron": 1e-3, "microns": 1e-3, "mm": 1.0, "cm": 10.0, "meter": 1e3, "inch": 25.4}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +84,7 @@ def _numpy(path: Path) -> Stored:
 
 
 def _tiff(path: Path) -> Stored:
-    """The pages of a TIFF, with the spacing that ImageJ or OME metadata state."""
+    """The pages of a TIFF, with the spacing that ImageJ's metadata state."""
     import tifffile
 
     logger = logging.getLogger("tifffile")
@@ -100,13 +100,11 @@ def _tiff(path: Path) -> Stored:
 def _stack(file: "tifffile.TiffFile") -> Stored:
     series = file.series
     if len(series) != 1:
-        sizes = ", ".join(f"{one.keyframe.imagewidth} x {one.keyframe.imagelength}" for one in series[:8])
-        raise Unfit(f"holds {len(series)} series of pages ({sizes}); save the one to explain on its own")
+        raise Unfit(f"holds {len(series)} series of pages of different kinds; save the one to explain on its own")
     page, axes = series[0].keyframe, series[0].get_axes(squeeze=True)
     if axes.replace("S", "") not in ("ZYX", "IYX", "QYX"):
-        listed = ", ".join(f"{axis} {n}" for axis, n in zip(axes, series[0].get_shape(squeeze=True), strict=True))
         remedy = "keep one channel and one time point, or swap T and Z where the slices were taken for time"
-        raise Unfit(f"has the axes {axes} ({listed}); a volume has slices, rows, columns (ZYX): {remedy}")
+        raise Unfit(f"has the axes {axes}; a volume has slices, rows, columns (ZYX): {remedy}")
     colours, kind = page.samplesperpixel - len(page.extrasamples), page.photometric.name
     kind = "MINISBLACK" if kind == "PALETTE" and series[0].kind == "imagej" else kind  # its table is for show only
     if (colours, kind) not in ((1, "MINISBLACK"), (1, "MINISWHITE"), (3, "RGB")):
@@ -128,27 +126,14 @@ def _complain(record: logging.LogRecord) -> bool:
 
 
 def _tiff_spacing(file: "tifffile.TiffFile") -> tuple[float, float, float] | None:
-    """Millimetres `(z, y, x)` where OME or ImageJ metadata state all three with their unit; else None."""
-    if file.is_ome:
-        from tifffile import xml2dict
-
-        pixels = xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]
-        keys = [f"PhysicalSize{axis}" for axis in "ZYX"]
-        sizes = [pixels.get(key, np.nan) * _millimetres(pixels.get(f"{key}Unit", "um")) for key in keys]
-    elif file.is_imagej:
-        metadata, tags = file.imagej_metadata, file.pages.first.tags
-        per_unit = [np.divide(*tags.valueof(name, (1, 1))) for name in ("YResolution", "XResolution")]
-        unit, depth = _millimetres(str(metadata.get("unit", ""))), metadata.get("spacing", 1)  # 1 is left out
-        sizes = [float(depth * unit), *(float(unit / n) for n in per_unit)]
-    else:
+    """Millimetres `(z, y, x)` where ImageJ's metadata state them with their unit; else None."""
+    metadata, tags = file.imagej_metadata or {}, file.pages.first.tags
+    unit = metadata.get("unit", "").replace("\\u00B5", "u").replace("\u00b5", "u")  # Fiji writes the micro sign escaped
+    if unit not in _MILLIMETRES:
         return None
-    return tuple(sizes) if all(0 < size < np.inf for size in sizes) else None
-
-
-def _millimetres(unit: str) -> float:
-    """How many millimetres a unit's name stands for; NaN for pixels and other things that are no length."""
-    unit = unit.replace("\\u00B5", "u").replace("\u00b5", "u").replace("\u03bc", "u").strip().lower().rstrip("s")
-    return _MILLIMETRES.get(unit, np.nan)
+    per_unit = [np.divide(*tags.valueof(name, (1, 1))) for name in ("YResolution", "XResolution")]
+    sizes = np.array([metadata.get("spacing", 1), *np.divide(1, per_unit)]) * _MILLIMETRES[unit]  # 1 is left out
+    return tuple(sizes.tolist()) if np.all((sizes > 0) & (sizes < np.inf)) else None
 
 
 def _nifti(path: Path, orientation: str) -> Stored:

@@ -32,17 +32,11 @@ def read_image(source: "str | Path | bytes | Image | np.ndarray") -> np.ndarray:
     >>> read_image(np.full((2, 2), 65535, np.uint16))[0, 0].tolist()
     [1.0, 1.0, 1.0]
     """
-    name, pixels = _open(source)
-    pixels = _unit_floats(pixels, name)
-    height, width, channels = pixels.shape
-    if min(height, width) < 2:
-        raise ValueError(f"{name} is {width} x {height} pixels; a picture to explain needs at least 2 x 2.")
-    if channels == 4:
+    pixels = _unit_floats(*_open(source))
+    if pixels.shape[2] == 4:
         alpha = pixels[..., 3:]
         pixels = pixels[..., :3] * alpha + (1 - alpha)
-    if channels == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels)
 
 
 def list_images(folder: str | Path) -> list[Path]:
@@ -53,9 +47,7 @@ def list_images(folder: str | Path) -> list[Path]:
     inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
     found = [path for path in inside if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not found:
-        below = sorted(path.name for path in inside if path.is_dir())
-        hint = f", only the folders {', '.join(below[:8])}; name one of them" if below else ""
-        raise FileNotFoundError(f"{folder} holds no picture ({', '.join(SUFFIXES)}){hint}.")
+        raise FileNotFoundError(f"{folder} itself holds no picture ({', '.join(SUFFIXES)}).")
     return sorted(found, key=natural)
 
 
@@ -67,15 +59,11 @@ def encode(picture: np.ndarray, format: Literal["png", "jpeg", "tiff"] = "png", 
     """
     import cv2
 
-    if format not in _WRITES.values() or not 1 <= quality <= 100:
-        raise ValueError(f"Cannot write {format!r} of quality {quality}; use 'png', 'jpeg' or 'tiff', and 1 to 100.")
-    picture = np.asarray(picture)
     if picture.dtype != np.uint8:
-        picture = np.rint(_unit_floats(picture, "the picture") * 255).astype(np.uint8)
-    picture = _with_channels(picture, "the picture")
-    if picture.shape[2] > 1:
+        picture = np.rint(_unit_floats("The picture", picture) * 255).astype(np.uint8)
+    if picture.ndim == 3 and picture.shape[2] > 1:
         picture = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR if picture.shape[2] == 3 else cv2.COLOR_RGBA2BGRA)
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_LZW]
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if format == "jpeg" else []  # OpenCV warns of what it does not need
     return cv2.imencode(f".{format}", picture, options)[1].tobytes()
 
 
@@ -105,7 +93,8 @@ def decoding(name: str) -> Iterator[None]:
         raise ValueError(f"{name} {reason}.") from None
     except Exception as error:  # decoders fail on damaged files in more ways than can be listed
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise ValueError(f"{name} is damaged or truncated ({reason[:160]}); copy or download it again.") from error
+        remedy = "copy or download it again if it is damaged or truncated"
+        raise ValueError(f"{name} cannot be read ({reason[:300]}); {remedy}.") from error
 
 
 def _open(source) -> tuple[str, np.ndarray]:
@@ -114,14 +103,13 @@ def _open(source) -> tuple[str, np.ndarray]:
 
     if isinstance(source, np.ndarray):
         return "The array", source
-    if not isinstance(source, Image.Image | bytes | str | Path):
-        raise TypeError(f"Cannot read a picture from a {type(source).__name__}; give a path, bytes, array, PIL image.")
     name = str(source) if isinstance(source, str | Path) else "The picture"
     if isinstance(source, str | Path):
         if not Path(source).is_file():
-            what = "is a folder; list_images() lists what is in it" if Path(source).is_dir() else "does not exist"
-            raise FileNotFoundError(f"{name} {what}; name a picture, counted from {Path.cwd()}.")
+            raise FileNotFoundError(f"{name} is no file; name a picture, counted from {Path.cwd()}.")
         source = Path(source).read_bytes()
+    if not isinstance(source, Image.Image | bytes):
+        raise TypeError(f"Cannot read a picture from a {type(source).__name__}; give a path, bytes, array, PIL image.")
     with decoding(name):
         return name, _from_pillow(source) if isinstance(source, Image.Image) else _from_file(source)
 
@@ -174,25 +162,17 @@ def _from_tiff(data: bytes) -> np.ndarray:
     return np.moveaxis(pixels, 0, -1) if page.axes[0] == "S" else pixels  # one colour plane after another
 
 
-def _with_channels(pixels: np.ndarray, name: str) -> np.ndarray:
-    """The same pixels as `(H, W, C)`, or a sentence about their shape."""
+def _unit_floats(name: str, pixels: np.ndarray) -> np.ndarray:
+    """The same pixels as float32 `(H, W, C)` in 0..1, or a sentence about what they are instead."""
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or not pixels.size:
-        raise ValueError(f"{name} has the shape {pixels.shape}; use (H, W) or (H, W, C) with 1, 3 or 4 channels, last.")
-    return pixels
-
-
-def _unit_floats(pixels: np.ndarray, name: str) -> np.ndarray:
-    """The same pixels as float32 `(H, W, C)` in 0..1, or a sentence about what they are instead."""
-    kind, size = pixels.dtype.kind, pixels.dtype.itemsize
-    if kind != "f" and (kind != "u" or size > 2):
-        raise ValueError(f"{name} holds {pixels.dtype} pixels; use uint8, uint16, or floats in 0..1.")
-    pixels = _with_channels(pixels, name)
-    if kind == "u":
-        return pixels.astype(np.float32) / np.float32(256**size - 1)
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or min(pixels.shape[:2]) < 2:
+        rule = "use (H, W) or (H, W, C) with 1, 3 or 4 channels, last, and at least 2 x 2 pixels"
+        raise ValueError(f"{name} has the shape {pixels.shape}; {rule}.")
+    if pixels.dtype.kind == "u" and pixels.itemsize <= 2:
+        return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= -1e-6 and high <= 1 + 1e-6):  # resizing may overshoot by a rounding error, which is clipped
-        remedy = "divide by 255, rescale with (x - x.min()) / (x.max() - x.min()), replace NaN with np.nan_to_num"
-        raise ValueError(f"{name} has floats from {low:.4g} to {high:.4g}; they must lie in 0..1: {remedy}.")
+    if pixels.dtype.kind != "f" or not (low >= -1e-6 and high <= 1 + 1e-6):  # resizing may overshoot a little
+        remedy = "use uint8, uint16, or floats in 0..1, such as (x - x.min()) / (x.max() - x.min()), without NaN"
+        raise ValueError(f"{name} holds {pixels.dtype} pixels from {low:.4g} to {high:.4g}; {remedy}.")
     return np.clip(pixels, 0, 1).astype(np.float32)

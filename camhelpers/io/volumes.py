@@ -13,8 +13,6 @@ from ..files import fingerprint, natural, sha256
 from . import dicom, formats
 from .formats import SUFFIXES, Grid, Stored
 
-__all__ = ["SUFFIXES", "Found", "Grid", "Volume", "find_volumes", "read_volume", "safe_name"]
-
 ORIENTATIONS = ("LPS", "RAS", "stored")
 """The directions in which a NIfTI's x, y and z may be read; DICOM's are LPS for axial slices."""
 
@@ -75,10 +73,12 @@ def read_volume(
         if not spacing is window is series is None:
             raise ValueError("The Volume is read already; give spacing, window and series when reading its source.")
         return source
-    if orientation not in ORIENTATIONS:
-        raise ValueError(f"There is no orientation {orientation!r}; choose from {', '.join(ORIENTATIONS)}.")
-    spacing = None if spacing is None else _positive(spacing)
-    window = None if window is None else _low_high(window)
+    spacing, window = (None if given is None else tuple(map(float, given)) for given in (spacing, window))
+    sized = spacing is None or (len(spacing) == 3 and all(0 < size < np.inf for size in spacing))
+    ordered = window is None or (len(window) == 2 and -np.inf < window[0] < window[1] < np.inf)
+    if not (sized and ordered and orientation in ORIENTATIONS):
+        rule = f"use three numbers above 0 in mm (z, y, x), two with low below high, and {', '.join(ORIENTATIONS)}"
+        raise ValueError(f"No volume has spacing {spacing}, window {window} and orientation {orientation!r}; {rule}.")
     label = "The array" if isinstance(source, np.ndarray) else str(source)
     name, stored = _open(source, series, orientation)
     values, affine = _scalars(stored.values, label), stored.affine
@@ -124,8 +124,7 @@ def safe_name(text: str) -> str:
     'eye 12_ left_'
     """
     name = re.sub(r'[<>:"|?*]', "_", unicodedata.normalize("NFC", text)).strip().rstrip(".")
-    unseen = any(unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") for letter in text)
-    if not name or unseen or "/" in text or "\\" in text or ".." in text or len(name.encode()) > _LONGEST:
+    if not name or not text.isprintable() or re.search(r"[/\\]|\.\.", text) or len(name.encode()) > _LONGEST:
         rule = f"at most {_LONGEST} bytes, no path separator, '..' or control character"
         raise ValueError(f"The name {text[:60]!a} cannot be a file's; use a plain name such as 'eye_12': {rule}.")
     return re.sub(r"^\.", "_.", name)
@@ -134,15 +133,12 @@ def safe_name(text: str) -> str:
 def _open(source, series, orientation) -> tuple[str, Stored]:
     """The name of a source, and what it holds."""
     if isinstance(source, np.ndarray):
-        known = fingerprint(source) if source.dtype.kind in "biuf" else ""  # the rest is refused in a moment
-        return "volume", Stored(source, {"format": "array", "files": [], "sha256": known})
+        return "volume", Stored(source, {"format": "array", "files": [], "sha256": fingerprint(source)})
     if not isinstance(source, str | Path):
         raise TypeError(f"Cannot read a volume from a {type(source).__name__}; give a path or a NumPy array.")
     path = _existing(source)
     if path.is_dir() or dicom.is_dicom(path):
         return _stem(path), dicom.read_series(path, series)
-    if series is not None:
-        raise ValueError(f"series chooses a DICOM series; {path} is not DICOM.")
     stored = formats.read(path, orientation)
     stored.about |= {"files": [path.name], "sha256": sha256(path)}
     return _stem(path), stored
@@ -181,34 +177,16 @@ def _inside(folder: Path, label: str | None) -> list[Found]:
     return found
 
 
-def _positive(spacing) -> tuple[float, float, float]:
-    sizes = np.asarray(spacing, float)
-    if sizes.shape != (3,) or not (np.isfinite(sizes) & (sizes > 0)).all():
-        raise ValueError(f"The spacing is {spacing!r}; use three numbers above 0, in mm: (z, y, x).")
-    return tuple(sizes.tolist())
-
-
-def _low_high(window) -> tuple[float, float]:
-    values = np.asarray(window, float)
-    if values.shape != (2,) or not np.isfinite(values).all() or values[0] >= values[1]:
-        raise ValueError(f"The window is {window!r}; use two numbers, (low, high) with low below high.")
-    return tuple(values.tolist())
-
-
 def _scalars(values: np.ndarray, label: str) -> np.ndarray:
     """The same values as `(Z, Y, X)` of finite real numbers, or a sentence about what they are instead."""
-    if values.dtype.kind not in "biuf":
-        raise ValueError(f"{label} holds {values.dtype} values; a volume holds integers or floats.")
-    shape = values.shape
-    if values.ndim == 4 and shape[3] == 3:
+    shape, colours = values.shape, values.ndim == 4 and values.shape[3] == 3
+    if values.dtype.kind not in "biuf" or not (values.ndim == 3 or colours) or min(shape[:3]) < 2:
+        what = "a volume is (Z, Y, X), or (Z, Y, X, 3) in colour, of numbers, at least 2 slices, rows and columns"
+        raise ValueError(f"{label} has the shape {shape} of {values.dtype}; {what}.")
+    if colours:
         values = np.stack([(page @ _LUMA).astype(np.float32) for page in values])  # no copy of the whole in float64
-    if values.ndim != 3 or min(shape[:3]) < 2:
-        what = "a volume is (Z, Y, X), or (Z, Y, X, 3) in colour, with at least 2 slices, rows and columns"
-        raise ValueError(f"{label} has the shape {shape}; {what}.")
-    if values.dtype.kind == "f":
-        bad = sum(int(np.sum(~np.isfinite(part))) for part in values)
-        if bad:
-            raise ValueError(f"{label} has {bad} NaN or infinite values; replace them, for instance with nan_to_num.")
+    if values.dtype.kind == "f" and not all(np.isfinite(page).all() for page in values):
+        raise ValueError(f"{label} has NaN or infinite values; replace them, for instance with np.nan_to_num.")
     return values
 
 
@@ -228,7 +206,7 @@ def _window(values: np.ndarray, stored: Stored) -> tuple[tuple[float, float], st
 
 
 def _windowed(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Values as float32 in 0..1; slice by slice, in double precision, without a second copy of the whole."""
+    """Values as float32 in 0..1; slice by slice, so that double precision needs no second copy of the whole."""
     data = np.empty(values.shape, np.float32)
     start, end = window
     for index, part in enumerate(values):

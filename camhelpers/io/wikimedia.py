@@ -3,12 +3,11 @@
 import json
 import re
 import warnings
+from collections import deque
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from html import unescape
-from itertools import islice
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -25,7 +24,11 @@ SUBJECTS = {
 }  # fmt: skip
 """Subjects and the category of Wikimedia Commons in which each is looked for."""
 
+API = "https://commons.wikimedia.org/w/api.php"
 USER_AGENT = f"camhelpers/{VERSION} (notebooks that explain neural networks) python-requests/{requests.__version__}"
+"""Wikimedia asks for an address at which you can be reached, and is more generous to those who put theirs here."""
+WIDTH = 960
+"""Pixels to which Wikimedia scales a picture: one of its standard sizes, which are served fastest."""
 
 _SUFFIX = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/tiff": ".tiff"}
 _FREE = re.compile(r"(cc0|cc-pd|pd|public domain)\b", re.IGNORECASE)
@@ -34,7 +37,7 @@ _QUERY = {
     "action": "query", "format": "json", "formatversion": "2",
     "generator": "categorymembers", "gcmtype": "file|subcat",
     "gcmlimit": "50",  # as many as get a scaled address in one answer
-    "prop": "imageinfo", "iiprop": "url|extmetadata|size|mime",
+    "prop": "imageinfo", "iiprop": "url|extmetadata|size|mime", "iiurlwidth": WIDTH,
     "iiextmetadatafilter": "Artist|License|LicenseShortName|LicenseUrl|NonFree",
 }  # fmt: skip
 _RETRY = Retry(  # half a second, doubled with every try, where the server does not say how long to wait
@@ -42,100 +45,62 @@ _RETRY = Retry(  # half a second, doubled with every try, where the server does 
 )
 
 
-def fetch_wikimedia(
-    categories: str | Iterable[str],
-    n: int,
-    folder: str | Path,
-    *,
-    max_bytes: int = 20_000_000,
-    width: int = 960,
-    api: str = "https://commons.wikimedia.org/w/api.php",
-    user_agent: str = USER_AGENT,
-    show: bool = True,
-) -> list[dict]:
+def fetch_wikimedia(categories: str | Iterable[str], n: int, folder: str | Path) -> list[dict]:
     """Fetch `n` public-domain or CC0 pictures, balanced over `categories`, and return one dict for each.
 
     A category is a key of `SUBJECTS` or any category of Wikimedia Commons; its direct sub-categories are searched after
-    its own files. Pictures go to `folder/<category>/`, scaled to about `width` pixels by Wikimedia (960 is one of its
-    standard sizes, which are served fastest), and `folder/manifest.json` records title, author, licence, addresses and
-    checksum of each. What is there already and intact is not fetched again, so an interrupted call is simply repeated.
-    Wikimedia asks that `user_agent` contain an address at which you can be reached, and is more generous if it does.
+    its own files. Pictures go to `folder/<category>/`, and `folder/manifest.json` records title, author, licence,
+    addresses and checksum of each. What is there is not fetched again, so an interrupted call is simply repeated.
     """
     names = {_slug(str(name)): str(name) for name in ([categories] if isinstance(categories, str) else categories)}
     if not names or "" in names or n < 1:
         raise ValueError(f"Cannot fetch {n} pictures of {categories!r}; use 1 or more, of 'dogs', 'Eiffel Tower', ...")
-    folder = Path(folder)
-    everything = _load_manifest(folder)
-    chosen, skipped = [], []
-    held = [e for e in everything if e["category"] in names and e["asked_width"] == width and _intact(folder, e)]
-    taken = {entry["page_id"] for entry in held}  # a picture of two categories is fetched for the first only
+    folder, manifest = Path(folder), Path(folder, "manifest.json")
+    entries = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else []
+    entries = [entry for entry in entries if (folder / entry["file"]).is_file()]
+    taken = {entry["page_id"] for entry in entries}  # a picture of two categories is fetched for the first only
 
     def pictures(session: requests.Session, category: str, name: str) -> Iterator[dict]:
         """First what the folder holds of this category, then what Wikimedia has."""
-        yield from [entry for entry in held if entry["category"] == category]
-        for page in _free_pages(session, api, SUBJECTS.get(category, name), width):
+        yield from [entry for entry in entries if entry["category"] == category]
+        for page in _free_pages(session, SUBJECTS.get(category, name)):
             if page["pageid"] in taken:
                 continue
             taken.add(page["pageid"])
             try:
-                entry = _download(session, page, folder, category, width, max_bytes)
+                entry = _download(session, page, folder, category)
             except ValueError as reason:
-                skipped.append(f"{page['title']} ({reason})")
+                warnings.warn(f"Left out {page['title']}: {reason}", stacklevel=3)
                 continue
-            everything[:] = [old for old in everything if old["file"] != entry["file"]] + [entry]
-            write_text(folder / "manifest.json", json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
+            entries.append(entry)
+            write_text(manifest, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
             yield entry
 
-    with requests.Session() as session:
-        session.headers["User-Agent"] = user_agent
+    chosen = []
+    with requests.Session() as session, Progress(n, "fetching", "picture") as counter:
+        session.headers["User-Agent"] = USER_AGENT
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
-        streams = [pictures(session, category, name) for category, name in names.items()]
+        turns = deque(pictures(session, category, name) for category, name in names.items())
         try:
-            with Progress(n, "fetching", "picture", show) as counter:
-                for entry in islice(_in_turn(streams), n):
+            while turns and len(chosen) < n:
+                stream = turns.popleft()
+                if entry := next(stream, None):
                     chosen.append(entry)
+                    turns.append(stream)  # one that has ended leaves its share to the others
                     counter.step(note=entry["file"])
         except requests.RequestException as error:
-            reason = str(error) if isinstance(error, requests.HTTPError) else type(error).__name__
+            reason = type(error).__name__ if error.response is None else f"HTTP {error.response.status_code}"
             remedy = "run this again later (what is there is kept), or use a folder of your own pictures"
-            raise ConnectionError(f"{urlsplit(api).hostname} gave no answer ({reason}): {remedy}.") from error
-    tail = f"; skipped: {'; '.join(skipped)}" if skipped else ""
+            raise ConnectionError(f"Wikimedia Commons gave no answer ({reason}): {remedy}.") from error
     if not chosen:
-        wanted = ", ".join(names.values())
-        raise ValueError(f"No public-domain or CC0 picture came from {wanted}; check the names{tail}.")
-    if len(chosen) < n or skipped:
-        warnings.warn(f"Fetched {len(chosen)} of {n} free pictures of {', '.join(names)}{tail}.", stacklevel=2)
+        raise ValueError(f"No public-domain or CC0 picture came from {', '.join(names.values())}; check the names.")
+    if len(chosen) < n:
+        warnings.warn(f"Fetched {len(chosen)} of {n} free pictures of {', '.join(names)}.", stacklevel=2)
     return chosen
 
 
-def _in_turn(streams: list[Iterator[dict]]) -> Iterator[dict]:
-    """One of each stream after the other; one that ends leaves its share to the others."""
-    while streams:
-        for stream in list(streams):
-            entry = next(stream, None)
-            if entry is None:
-                streams.remove(stream)
-            else:
-                yield entry
-
-
-def _load_manifest(folder: Path) -> list[dict]:
-    path = folder / "manifest.json"
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    needed = {"category", "file", "sha256", "page_id", "asked_width"}
-    if not (isinstance(entries, list) and all(isinstance(e, dict) and needed <= e.keys() for e in entries)):
-        raise ValueError(f"{path} is not a manifest of fetch_wikimedia; choose another folder.")
-    return entries
-
-
-def _intact(folder: Path, entry: dict) -> bool:
-    """Whether the manifest's file is there, inside the folder, with the checksum it had."""
-    path = (folder / entry["file"]).resolve()
-    return path.is_relative_to(folder.resolve()) and path.is_file() and sha256(path) == entry["sha256"]
-
-
-def _free_pages(session: requests.Session, api: str, category: str, width: int) -> Iterator[dict]:
+def _free_pages(session: requests.Session, category: str) -> Iterator[dict]:
     """Pages of free pictures in a category, then in its direct sub-categories, each with its `imageinfo`."""
     root = f"Category:{category.removeprefix('Category:')}"
     queue, listings = [root], 0
@@ -143,13 +108,9 @@ def _free_pages(session: requests.Session, api: str, category: str, width: int) 
         more: dict | None = {}
         while more is not None and listings < _LISTINGS:
             listings += 1
-            params = {**_QUERY, "gcmtitle": title, "iiurlwidth": width, **more}
-            with session.get(api, params=params, timeout=30) as response:
-                if not response.ok:
-                    raise requests.HTTPError(f"HTTP {response.status_code}")
-                answer = response.json()
-            if "error" in answer:
-                raise ValueError(f"Wikimedia refused to list {title}: {answer['error'].get('info')}.")
+            response = session.get(API, params={**_QUERY, "gcmtitle": title, **more}, timeout=30)
+            response.raise_for_status()
+            answer = response.json()
             for page in answer.get("query", {}).get("pages", []):
                 if page.get("ns") == 14 and title == root and page["title"] not in queue:
                     queue.append(page["title"])
@@ -165,35 +126,27 @@ def _is_free(info: dict) -> bool:
     return free and info.get("mime") in _SUFFIX
 
 
-def _download(session: requests.Session, page: dict, folder: Path, category: str, width: int, max_bytes: int) -> dict:
+def _download(session: requests.Session, page: dict, folder: Path, category: str) -> dict:
     """Fetch one picture into `folder/category/` and return its line of the manifest, or say why it is left out."""
     info = page["imageinfo"][0]
     address, title = info.get("thumburl") or info["url"], page["title"].removeprefix("File:")
-    with session.get(address, timeout=30, stream=True, headers={"Accept-Encoding": "identity"}) as response:
-        if response.status_code in (429, 503):  # the server is overloaded, so that the next file would fare no better
-            raise requests.HTTPError(f"HTTP {response.status_code}")
-        suffix = _SUFFIX.get(response.headers.get("Content-Type", "").split(";")[0].strip().lower())
-        if not response.ok or suffix is None:
-            raise ValueError(f"HTTP {response.status_code}, {response.headers.get('Content-Type')}")
-        data = b""
-        try:  # that too few bytes arrive is noticed by urllib3
-            for chunk in response.iter_content(2**20):
-                data += chunk
-                if len(data) > max_bytes:
-                    raise ValueError(f"larger than max_bytes = {max_bytes:,}")
-        except requests.RequestException:
-            raise ValueError(f"the download broke off after {len(data):,} bytes") from None
-    height, shown_width = read_image(data).shape[:2]
+    response = session.get(address, timeout=30)
+    if response.status_code in (429, 503):  # the server is overloaded, so that the next file would fare no better
+        response.raise_for_status()
+    suffix = _SUFFIX.get(response.headers.get("Content-Type", "").split(";")[0].strip().lower())
+    if not response.ok or suffix is None:
+        raise ValueError(f"HTTP {response.status_code}, {response.headers.get('Content-Type')}")
+    height, width = read_image(response.content).shape[:2]
     path = folder / category / f"{_slug(Path(title).stem)}-{int(page['pageid'])}{suffix}"
     with atomic(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(response.content)
     return {
         "title": title, "author": _text(info, "Artist") or "unknown",
         "licence": _text(info, "LicenseShortName") or _text(info, "License"),
         "licence_url": _text(info, "LicenseUrl"),
         "page_url": info.get("descriptionurl", ""), "url": address,
         "category": category, "file": path.relative_to(folder).as_posix(), "sha256": sha256(path),
-        "width": shown_width, "height": height, "asked_width": width,
+        "width": width, "height": height,
         "page_id": page["pageid"], "fetched": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
 

@@ -35,20 +35,6 @@ def assert_same_place(volume, image):
 
 
 @pytest.fixture
-def rewrite():
-    """Change every file of a folder in place."""
-
-    def change(folder, edit):
-        for path in folder.iterdir():
-            data = dcmread(path)
-            edit(data)
-            data.save_as(path)
-        return folder
-
-    return change
-
-
-@pytest.fixture
 def multiframe(write_series):
     """An OPT cube as ophthalmic devices write them: one file, a functional group for each B-scan."""
 
@@ -138,7 +124,7 @@ def test_a_modality_table_and_colours(tmp_path, write_series):
 @pytest.mark.parametrize("gone", [1, 3])
 @pytest.mark.parametrize("gap", [2.5, 0.03, 0.004])
 def test_a_missing_slice_is_refused_at_its_place_and_rounding_is_not(tmp_path, write_series, gone, gap):
-    with pytest.raises(ValueError, match=rf"uneven gaps: .* mm between slices {gone} and {gone + 1} .*missing"):
+    with pytest.raises(ValueError, match=rf"uneven gaps .* mm between slices {gone} and {gone + 1},.*missing"):
         read_volume(write_series(tmp_path / "gone", WORDS, places=np.delete(np.arange(7) * gap, gone)))
     places = np.arange(6) * gap
     places[[1, 4]] += 0.004 * gap
@@ -163,15 +149,6 @@ def test_series_orientations_and_sizes_are_kept_apart_and_can_be_chosen(tmp_path
     assert sorted(len(read_volume(tmp_path, series=number).data) for number in range(1, 6)) == [2, 3, 4, 5, 6]
 
 
-def test_without_positions_the_instance_number_counts(tmp_path, write_series, rewrite):
-    folder = write_series(tmp_path, BYTES, SliceThickness=3, ImagePositionPatient=None)
-    volume = read_volume(folder)
-    np.testing.assert_array_equal(volume.data, UNIT[::-1])  # numbers count down here
-    assert volume.spacing == (3, 0.8, 0.5) and volume.affine is None
-    with pytest.raises(ValueError, match="neither a position nor a number"):
-        read_volume(rewrite(folder, lambda data: setattr(data, "InstanceNumber", 1)))
-
-
 def test_without_pixel_spacing_nothing_is_claimed(tmp_path, write_series):
     volume = read_volume(write_series(tmp_path, WORDS, PixelSpacing=None))
     assert volume.source["spacing_known"] is False and volume.affine is None and volume.spacing == (1, 1, 1)
@@ -193,7 +170,7 @@ def test_frames_without_positions_keep_their_order_and_clips_are_refused(tmp_pat
     volume = read_volume(multiframe(tmp_path / "a", order=()), window=(10, 2057.5))
     np.testing.assert_allclose(volume.data, WORDS / 4095, atol=1e-6)
     assert volume.spacing == pytest.approx((0.03, 0.004, 0.012)) and volume.affine is None
-    with pytest.raises(ValueError, match="is a clip over time, not a volume"):
+    with pytest.raises(ValueError, match=r"not state where its slices lie.*a clip over time"):
         read_volume(multiframe(tmp_path / "b", order=(), FrameTime=33))
 
 
@@ -203,12 +180,16 @@ def jpeg2000(data):
 
 
 @pytest.mark.parametrize("compress", [jpeg2000, lambda data: data.compress(RLELossless)])
-def test_compressed_series(tmp_path, write_series, rewrite, compress, monkeypatch):
-    folder = rewrite(write_series(tmp_path, BYTES), compress)
+def test_compressed_series(tmp_path, write_series, compress, monkeypatch):
+    folder = write_series(tmp_path, BYTES)
+    for path in folder.iterdir():
+        data = dcmread(path)
+        compress(data)
+        data.save_as(path)
     np.testing.assert_array_equal(read_volume(folder).data, UNIT)
     if compress is jpeg2000:
         monkeypatch.setattr("pydicom.pixels.decoders.JPEG2000LosslessDecoder._available", {})
-        with pytest.raises(ValueError, match=r"is compressed as JPEG 2000.*pip install pylibjpeg"):
+        with pytest.raises(ValueError, match=r"cannot be read .*JPEG 2000.*pylibjpeg-openjpeg"):
             read_volume(folder)
 
 
@@ -218,7 +199,7 @@ def test_a_truncated_slice(tmp_path, write_series):
     data = path.read_bytes()
     for length in range(133, len(data), 41):
         path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match=rf"{path.name} is damaged or truncated .*copy or download it again"):
+        with pytest.raises(ValueError, match=rf"{path.name} cannot be read .*copy or download it again"):
             read_volume(folder)
     assert [one.path for one in find_volumes(tmp_path)] == [tmp_path]  # so that it is read and the fault reported
 
@@ -226,15 +207,15 @@ def test_a_truncated_slice(tmp_path, write_series):
 def test_series_cubes_and_strays_in_a_tree_of_classes(tmp_path, write_series, multiframe):
     for stem in ("eye 10", "eye 2"):
         write_series(tmp_path / "normal" / stem, WORDS)
-    np.save(tmp_path / "normal" / "eye 2" / "export.npy", BYTES)  # some converters write beside what they read
     multiframe(tmp_path / "fluid")
     (tmp_path / "fluid" / "cut.dcm").write_bytes(bytes(128) + b"DICM")
     np.save(tmp_path / "fluid" / "b.npy", BYTES)
     write_series(tmp_path / "fluid", WORDS[:1])  # such as the photograph that comes with a cube
-    for name in "cde":
-        np.save(write_series(tmp_path / "fluid", WORDS[:1], uid="1.2.3") / f"{name}.npy", BYTES)
     with pytest.warns(UserWarning, match=r"fluid: IM.*dcm \(single DICOM images\)") as told:
         found = find_volumes(tmp_path)
-    names = [*(("fluid", name) for name in ("b", "c", "cube", "cut", "d", "e")), ("normal", "eye 2")]
-    assert [(one.label, one.name) for one in found] == [*names, ("normal", "eye 10")] and len(told) == 1
+    names = [*(("fluid", name) for name in ("b", "cube", "cut")), ("normal", "eye 2"), ("normal", "eye 10")]
+    assert [(one.label, one.name) for one in found] == names and len(told) == 1
     assert [read_volume(one.path).data.shape for one in found if one.name in ("cube", "eye 2")] == [(6, 8, 9)] * 2
+    write_series(tmp_path / "fluid", WORDS)  # a whole series among volumes is no volume of its own either
+    with pytest.warns(UserWarning, match="give a series a folder of its own"):
+        assert [one.name for one in find_volumes(tmp_path / "fluid")] == ["b", "cube", "cut"]

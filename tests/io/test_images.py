@@ -126,7 +126,7 @@ def test_a_truncated_file_is_refused(tmp_path, name, part):
     data = pil(noise, "RGB", "JPEG") if name == "jpeg" else EXACT[name][0]
     path = tmp_path / "half.bin"
     path.write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(ValueError, match=r"half\.bin is (damaged or truncated|not a picture).*[^.]\.$"):
+    with pytest.raises(ValueError, match=r"half\.bin (cannot be read|is not a picture).*[^.]\.$"):
         read_image(path)
 
 
@@ -156,7 +156,7 @@ def test_saved_files_are_what_they_say(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(save_image(tmp_path / "x.png", RGBA8))), RGBA8)
 
 
-def test_encode_keeps_colours_in_place_minds_quality_and_rounds():
+def test_encode_keeps_colours_in_place_minds_quality_rounds_and_says_nothing(capfd):
     red = np.zeros((16, 16, 3), np.float32)
     red[..., 0] = 1
     for kind in ("png", "jpeg", "tiff"):
@@ -164,6 +164,7 @@ def test_encode_keeps_colours_in_place_minds_quality_and_rounds():
     noise = RNG.random((64, 64, 3))
     assert len(encode(noise, "jpeg", quality=30)) < len(encode(noise, "jpeg")) < len(encode(noise, "jpeg", quality=99))
     assert read_image(encode(np.full((2, 2), 0.999))).min() == 1
+    assert capfd.readouterr().err == ""  # OpenCV warns of an option that a format does not know
 
 
 def test_importing_the_wing_loads_no_decoder():

@@ -98,15 +98,6 @@ def test_imagej_spacing(tmp_path, unit):
     assert volume.source["spacing_known"] is known and volume.source["format"] == "ImageJ TIFF"
 
 
-@pytest.mark.parametrize("depth", [12.0, None])
-def test_ome_spacing(tmp_path, depth):
-    sizes = {"PhysicalSizeX": 3.0, "PhysicalSizeY": 4.0, **({"PhysicalSizeZ": depth} if depth else {})}
-    units = {f"{axis}Unit": "\u00b5m" for axis in ("PhysicalSizeX", "PhysicalSizeY")}  # the default for Z
-    tifffile.imwrite(tmp_path / "a.ome.tif", WORDS, metadata={"axes": "ZYX", **sizes, **units})
-    volume = read_volume(tmp_path / "a.ome.tif")
-    assert volume.spacing == pytest.approx((0.012, 0.004, 0.003) if depth else (1, 1, 1)) and volume.name == "a.ome"
-
-
 @pytest.mark.parametrize("planar", ["contig", "separate"])
 def test_colours_alpha_and_white_is_zero(tmp_path, planar):
     stored = COLOUR if planar == "contig" else np.moveaxis(COLOUR, -1, 1)
@@ -133,7 +124,7 @@ def test_a_truncated_tiff_is_never_read_as_a_shorter_one(tmp_path, style, caplog
     data = path.read_bytes()
     for part in (0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98):
         path.write_bytes(data[: int(len(data) * part)])
-        with pytest.raises(ValueError, match=r"is damaged or truncated"):
+        with pytest.raises(ValueError, match=r"a\.tif cannot be read"):
             read_volume(path)
     assert not caplog.records  # one sentence, and no noise from the decoder beside it
 
