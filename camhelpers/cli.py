@@ -3,21 +3,16 @@
 import io
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from .batch.camvis import Settings
-    from .evaluate.run import Plan
 
 Names = tuple[str, ...]
 Notebooks = Annotated[Names, Positional, arg(metavar="[NOTEBOOK ...]", help="all, or numbers such as 03 05")]
@@ -30,18 +25,15 @@ Timeout = Annotated[float, arg(metavar="SECONDS", help="limit for each notebook"
 class Network:
     """The network that is explained."""
 
-    model: Annotated[str, arg(metavar="M")]
-    """a shipped or torchvision name, or a checkpoint"""
-    architecture: Annotated[str | None, arg(metavar="A")] = None
-    """what a checkpoint of weights alone belongs to"""
-    classes: Annotated[Names | None, arg(metavar="C [C ...]")] = None
-    """a checkpoint's classes: how many, or their names"""
+    model: Annotated[str, arg(metavar="M")]  # a shipped or torchvision name, or a checkpoint
+    architecture: Annotated[str | None, arg(metavar="A")] = None  # what a checkpoint of weights alone belongs to
+    classes: Annotated[Names | None, arg(metavar="C [C ...]")] = None  # a checkpoint's classes: number or names
 
-    def load(self) -> "nn.Module":
+    def load(self) -> Any:
         """The network with its weights."""
         from .cam.models import load_model
 
-        count = self.classes is not None and len(self.classes) == 1 and self.classes[0].isdecimal()
+        count = len(self.classes or ()) == 1 and self.classes[0].isdecimal()
         classes = int(self.classes[0]) if count else self.classes
         return load_model(self.model, architecture=self.architecture, classes=classes)
 
@@ -65,7 +57,7 @@ def run(
 
     given = dict(_pair(text, "=", "A parameter is given as name=value") for text in parameters)
     options = {"profile": profile, "jobs": jobs, "force": force, "out": out, "timeout": timeout}
-    results = suite.run(notebooks, given, notebooks=folder or suite.NOTEBOOKS, **options)
+    results = suite.run(notebooks, given, **options, notebooks=folder or suite.NOTEBOOKS)
     print(suite.table(results, out))
     print(f"\nOverview: {Path(out, 'index.html')}")
     return int(any(record["status"] not in ("ok", "skipped") for record in results.values()))
@@ -109,16 +101,12 @@ def evaluate(
     from .evaluate.run import calibrate
     from .evaluate.run import evaluate as measure
 
-    def listed(source: str, n: int | None = None, masks: Path | None = None) -> list:
-        here = source if source.startswith("scenes:") else Path(source).absolute()
-        return samples(here, n, masks and masks.absolute())
-
-    pictures, options = listed(images, n, masks), asdict(plan)
+    pictures, options = samples(_source(images), n, masks and masks.absolute()), asdict(plan)
     declared = compare and [_pair(text, ":", "A comparison is given as first:second") for text in compare]
     pairs = report.family(plan.methods, plan.alphas, len(pictures), declared)
     model = network.load()
     shared = {name: options[name] for name in ("methods", "alphas", "layers", "seed", "batch")}
-    thresholds = calibrate(model, listed(calibration), **shared) if calibration else None
+    thresholds = calibrate(model, samples(_source(calibration)), **shared) if calibration else None
     found = measure(model, pictures, thresholds=thresholds, out=out, progress=True, **options)
     for name, why in found.failed.items():
         print(f"{name} is left out: {why}", file=sys.stderr)
@@ -141,26 +129,18 @@ def volume(
     """Explain volumes into files that ImageJ, 3D Slicer and ITK-SNAP open; --resume goes on where it stopped."""
     from .batch import camvis
 
-    source = volume if volume.startswith("retinas:") else Path(volume).absolute()
-    model = network.load()
-    if settings.size == "native":
-        size = " x ".join(str(n) for n in model.card.size)
-        told = f"Note: {model.card.name} learned from volumes of {size}; at another scale it may be wrong."
-        print(told, file=sys.stderr)
     options = {"split": split, "session": session, "resume": resume, "out": out, "progress": True}
-    found = camvis.explain_volumes(model, source, **options, **asdict(settings))
+    found = camvis.explain_volumes(network.load(), _source(volume), **options, **asdict(settings))
     for name, status, record, problem in found.outcomes:
         if status == "failed":
             print(f"{name} failed: {problem}", file=sys.stderr)
             continue
-        blank = ", ".join(method for method, about in record["methods"].items() if about["blank"])
-        notes = [f"nothing speaks for the class in {blank}" if blank else "", problem]
+        blank = [f"nothing speaks for the class in {m}" for m, about in record["methods"].items() if about["blank"]]
         line = f"{name}: {record['prediction']} {100 * record['probability']:.1f} %, {status}"
-        print("; ".join(filter(None, [line, *notes])))
-    counts = [sum(status == kind for _, status, _, _ in found.outcomes) for kind in ("made", "kept", "failed")]
-    print("\n{} made, {} kept, {} failed".format(*counts))
-    print(f"Written: {found.folder}")
-    return int(counts[-1] > 0)
+        print("; ".join(filter(None, [line, *blank, problem])))
+    counts = Counter(status for _, status, _, _ in found.outcomes)
+    print(f"\n{counts['made']} made, {counts['kept']} kept, {counts['failed']} failed\nWritten: {found.folder}")
+    return int(counts["failed"] > 0)
 
 
 def train(
@@ -232,13 +212,16 @@ def _parsed(command: Callable[..., int | None], arguments: list[str]) -> Callabl
         with redirect_stdout(said), redirect_stderr(said):
             return tyro.cli(ready, args=arguments, prog=f"python -m camhelpers {command.__name__}", config=marks)
     except SystemExit as end:
-        text = re.sub(r"\s*\(default:\s*(None|False)?\)| +$", "", said.getvalue(), flags=re.M)
-        if end.code:  # tyro's report is a title, a rule, the message, a rule and advice
-            message = " ".join(re.split(r"-{9,}", text)[1].split()).split(" Got errors:")[0]
-            raise ValueError(re.sub(r"^Error parsing (plan|settings): ", "", message)) from None
-        text = re.sub(r"^ (\w.*)$", r"\1:", text, flags=re.M)
-        print(re.sub(r"^ +-{9,}\n", "", text, flags=re.M).strip())
+        if end.code:  # tyro's report: a title, a rule, the message, and after another rule advice
+            message = " ".join(re.split(r"-{9,}", said.getvalue())[1].split())
+            raise ValueError(re.sub(r"^Error parsing (plan|settings): | Got errors:.*", "", message)) from None
+        print(re.sub(r"\s*\(default:\s*(None|False)\)| +$", "", said.getvalue(), flags=re.M).strip())
         return lambda: 0
+
+
+def _source(text: str) -> str | Path:
+    """A set such as scenes:test:60, or a path, which counts from where the command is called."""
+    return text if text.startswith(("scenes:", "retinas:")) else Path(text).absolute()
 
 
 def _pair(text: str, sign: str, rule: str) -> tuple[str, str]:

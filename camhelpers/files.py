@@ -15,24 +15,17 @@ from typing import Any
 
 import numpy as np
 
-VERSION = "0.1.0"
-"""The version of this package, also where it runs from a checkout that was never installed."""
+VERSION = "0.1.0"  # also where it runs from a checkout that was never installed
 ROOT = Path(__file__).resolve().parents[1]
 """The project's folder, which holds `data/`, `notebooks/` and `results/`."""
 
 
 def results_dir(*parts: str, out: str | Path = "results") -> Path:
-    """The folder `out/parts...`, made if missing; a relative `out` counts from the project's root.
-
-    >>> results_dir("gradcam_examples").relative_to(ROOT).as_posix()
-    'results/gradcam_examples'
-    """
+    """The folder `out/parts...`, made if missing; a relative `out` counts from the project's root."""
     base = (ROOT / out).resolve()
     folder = base.joinpath(*parts).resolve()
     if not folder.is_relative_to(base):
-        raise ValueError(
-            f"{'/'.join(parts)!r} leaves the output folder; use a plain name without '..' or a leading '/'."
-        )
+        raise ValueError(f"{'/'.join(parts)!r} leaves the output folder; use plain names.")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -68,10 +61,7 @@ def sha256(path: str | Path) -> str:
 
 
 def fingerprint(*things: Any) -> str:
-    """64 hexadecimal digits that change with anything in `things`: numbers, texts, containers, arrays, dataclasses.
-
-    What a result depends on, fingerprinted, says whether a file that is there already is that result. A `Path` counts
-    by the content of its file.
+    """64 hexadecimal digits that change with anything that a result depends on; a `Path` counts by its file's content.
 
     >>> fingerprint({"alpha": 0.7}, np.zeros(2))[:8] == fingerprint({"alpha": 0.7}, np.zeros(2, np.float32))[:8]
     False

@@ -53,6 +53,7 @@ RULE = "gradients clipped at a percentile on the model's grid; resized to the vo
 SUMMARY = (
     "split", "class", "sample", "prediction", "probability", "status", "files", "bytes", "seconds", "folder", "problem",
 )  # fmt: skip
+Percent = Annotated[float, Field(gt=0, le=100)]
 Fraction, Length = Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -60,36 +61,21 @@ Fraction, Length = Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(g
 class Settings:
     """How volumes are read, explained and painted; the same settings, weights and volumes give the same files."""
 
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = METHODS
-    """The methods to compare, by name."""
-    alpha: Fraction = 0.7
-    """Share of Grad-CAM in the hybrid: 0 is LayerCAM, 1 is Grad-CAM."""
-    layer: str | None = None
-    """The layer of the maps; the last one unless given."""
-    target: int | str | None = None
-    """The class to explain, by number or name; the predicted one unless given."""
-    samples: Annotated[int, Field(ge=2)] = SAMPLES
-    """Noisy copies for SmoothGrad and VarGrad."""
-    spread: Annotated[float, Field(gt=0, le=10)] = SPREAD
-    """Standard deviation of their noise, as a share of the value range."""
-    percentile: Annotated[float, Field(gt=0, le=100)] = PERCENTILE
-    """Where the heat of SmoothGrad and VarGrad is cut off; 100 cuts nothing."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Seed of the noise and of the random control."""
-    size: Literal["model", "native"] = "model"
-    """Show the model each volume at the size of its card, or on the volume's own grid."""
-    opacity: Fraction = 0.4
-    """How strongly the heat covers the volume."""
-    cmap: str = "jet"
-    """The colour map of the heat."""
-    spacing: tuple[Length, Length, Length] | None = None
-    """Voxel size (z, y, x) in mm, where the file does not state it."""
-    window: tuple[float, float] | None = None
-    """The values (low, high) that are shown black and white."""
-    series: int | str | None = None
-    """Which DICOM series, by UID or by number from 1."""
-    orientation: Literal["LPS", "RAS", "stored"] | None = None
-    """How a NIfTI is turned; as the model's card says unless given."""
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = METHODS  # the methods to compare, by name
+    alpha: Fraction = 0.7  # share of Grad-CAM in the hybrid: 0 is LayerCAM, 1 is Grad-CAM
+    layer: str | None = None  # the layer of the maps; the last one unless given
+    target: int | str | None = None  # the class to explain, by number or name; the predicted one unless given
+    samples: Annotated[int, Field(ge=2)] = SAMPLES  # noisy copies for SmoothGrad and VarGrad
+    spread: Annotated[float, Field(gt=0, le=10)] = SPREAD  # standard deviation of their noise, as a share of the range
+    percentile: Percent = PERCENTILE  # where the heat of SmoothGrad and VarGrad is cut off; 100 cuts nothing
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # seed of the noise and of the random control
+    size: Literal["model", "native"] = "model"  # at the card's size, or as the volume is, for networks trained so
+    opacity: Fraction = 0.4  # how strongly the heat covers the volume
+    cmap: str = "jet"  # the colour map of the heat
+    spacing: tuple[Length, Length, Length] | None = None  # voxel size (z, y, x) in mm, where the file does not state it
+    window: tuple[float, float] | None = None  # the values (low, high) that are shown black and white
+    series: int | str | None = None  # which DICOM series, by UID or by number from 1
+    orientation: Literal["LPS", "RAS", "stored"] | None = None  # how a NIfTI is turned; as the card says unless given
 
     def __post_init__(self) -> None:
         for name in self.methods:

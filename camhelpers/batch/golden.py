@@ -36,10 +36,7 @@ def renew(notebooks: list[Path], timeout: float) -> int:
 
 
 def normalise(notebook: Any) -> Any:
-    """Strip what differs from run to run or machine to machine; what cannot be stripped is an error.
-
-    Gone are papermill's traces, timings, widget views and their state, and stderr (progress bars). Streams are merged.
-    """
+    """Strip what differs from run to run or machine to machine; what cannot be stripped is an error."""
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     tidy = nbformat.v4.new_notebook(metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells, start=1):

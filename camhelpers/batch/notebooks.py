@@ -16,11 +16,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+import psutil
 
 from .. import files
 from ..files import ROOT, atomic, versions, write_text
 from ..progress import Progress
+from .pages import notebook_page, write_overview
 from .parameters import check, read_parameters
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -57,39 +58,32 @@ def run(
     Everything is checked before anything runs. A relative `out` counts from the project's folder. A failed notebook
     does not stop the others; its record says in which cell it failed and why.
     """
-    from .pages import write_overview
-
     if jobs < 1 or timeout <= 0:
         raise ValueError("The number of jobs and the time limit must be positive.")
-    if "out" in (parameters or {}):
+    given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
+    if "out" in given:
         raise ValueError("The output folder is not set with a parameter; use --out.")
     paths = find_notebooks(names, notebooks)
-    offered = {path.stem: read_parameters(path) for path in paths}
-    values = check(offered, parameters or {})
+    offered = {path: read_parameters(path) for path in paths}
+    chosen = check(offered, given)
     base = (ROOT / out).resolve()
-    for stem, takes in offered.items():
-        if profile is not None and "profile" in takes:
-            values[stem]["profile"] = takes["profile"].parse(profile)
-        if "out" in takes:
-            values[stem]["out"] = _from_root(base)
-
     folder, register = base / "notebooks", base / "run.json"
     folder.mkdir(parents=True, exist_ok=True)
-    records: dict[str, dict[str, Any]] = {}
-    with suppress(FileNotFoundError, json.JSONDecodeError, KeyError):
-        before = json.loads(register.read_text(encoding="utf-8"))["notebooks"]
-        stems = [path.stem for path in find_notebooks(folder=notebooks)]  # others were renamed or removed
-        records = {stem: before[stem] for stem in stems if stem in before}
+    before = json.loads(register.read_text(encoding="utf-8"))["notebooks"] if register.exists() else {}
+    stems = [path.stem for path in find_notebooks(folder=notebooks)]  # others were renamed or removed
+    records = {stem: before[stem] for stem in stems if stem in before}
     sources, todo, about, results = _sources(), [], {}, {}
     for path in paths:
-        stem, defaults = path.stem, {name: p.default for name, p in offered[path.stem].items()}
-        every = defaults | values[stem]
+        defaults = {name: parameter.default for name, parameter in offered[path].items()}
+        every = defaults | chosen[path]
+        if "out" in defaults:
+            every["out"] = base.relative_to(ROOT).as_posix() if base.is_relative_to(ROOT) else str(base)
         about[path] = {"parameters": every, "fingerprint": fingerprint(path, every, sources)}
-        last = records.get(stem, {})
+        last = records.get(path.stem, {})
         same = last.get("status") == "ok" and last["fingerprint"] == about[path]["fingerprint"]
-        if same and not force and all((folder / f"{stem}.{kind}").exists() for kind in ("ipynb", "html")):
-            print(f"{stem}: already done", file=sys.stderr)
-            results[stem] = last | {"status": "skipped"}
+        if same and not force and all((folder / f"{path.stem}.{kind}").exists() for kind in ("ipynb", "html")):
+            print(f"{path.stem}: already done", file=sys.stderr)
+            results[path.stem] = last | {"status": "skipped"}
         else:
             todo.append((path, {name: value for name, value in every.items() if value != defaults[name]}))
     try:
@@ -99,18 +93,13 @@ def run(
                 results[path.stem] = about[path] | outcome | {"date": date, "versions": versions()}
                 records = dict(sorted((records | {path.stem: results[path.stem]}).items()))
                 write_text(register, json.dumps({"notebooks": records}, indent=2) + "\n")
-                if error := outcome["error"]:
-                    tqdm.write(f"{path.stem}: {outcome['status']} in cell {error['cell']}", file=sys.stderr)
     finally:
         write_overview(base, records)
     return {path.stem: results[path.stem] for path in paths}
 
 
 class Runner:
-    """Executes notebooks into `folder`, `jobs` at a time, each in a child process and within `timeout` seconds.
-
-    What a failed notebook left goes to `*.failed.*` beside the last good one, with a log.
-    """
+    """Executes notebooks into `folder`; what a failed one left goes to `*.failed.*` beside the last good one."""
 
     def __init__(self, folder: Path, timeout: float, jobs: int = 1):
         self.folder, self.timeout, self.jobs = folder, timeout, jobs
@@ -133,17 +122,19 @@ class Runner:
     def _one(self, path: Path, parameters: dict[str, Any]) -> dict[str, Any]:
         """Execute a notebook, once more if its kernel did not start, and put notebook, page and log in place."""
         begin = time.monotonic()
-        for last in (False, True):
+        for attempt in (1, 2):
             with tempfile.TemporaryDirectory(prefix="cam-", ignore_cleanup_errors=True) as place:
                 status, error = self._attempt(path, parameters, Path(place))
-                if status != "failed" or error["cell"] or last:
-                    output = None if self.stopped else self._deliver(path, Path(place), status)
-                    seconds = round(time.monotonic() - begin, 1)
-                    break
-        return {"status": status, "error": error, "seconds": seconds, "output": output}
+                if attempt == 1 and status == "failed" and not error["cell"]:
+                    continue
+                output = None if self.stopped else self._deliver(path, Path(place), status)
+                return {
+                    "status": status, "error": error, "seconds": round(time.monotonic() - begin, 1), "output": output,
+                }  # fmt: skip
 
     def _attempt(self, path: Path, parameters: dict[str, Any], place: Path) -> tuple[str, dict[str, Any] | None]:
         cell, cells = 0, len(json.loads(path.read_text(encoding="utf-8"))["cells"])
+        (place / "log").touch()  # there even if the child is stopped before it begins
         pipe, theirs = PROCESSES.Pipe(duplex=False)
         threads = (os.cpu_count() or 1) // self.jobs
         child = PROCESSES.Process(target=_child, args=(theirs, path.resolve(), parameters, place, threads), daemon=True)
@@ -169,8 +160,6 @@ class Runner:
             self.running.discard(child)
 
     def _deliver(self, path: Path, place: Path, status: str) -> str | None:
-        from .pages import notebook_page
-
         if status == "ok":
             for leftover in ("failed.ipynb", "failed.html", "log"):
                 (self.folder / f"{path.stem}.{leftover}").unlink(missing_ok=True)
@@ -225,8 +214,7 @@ def _kernel_class(place: Path) -> type:
 
     class Kernel(AsyncKernelManager):
         def __init__(self, **kwargs: Any) -> None:
-            # Without kernel folders only ipykernel's own spec is left: a "python3" that someone
-            # registered for another interpreter cannot shadow this environment.
+            # Without kernel folders, a "python3" registered for another interpreter cannot take the place of this one.
             super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **kwargs)
             # Kernels that start together race for TCP ports. A socket's path may have about 100 characters.
             if sys.platform == "linux" and len(str(place)) < 80:
@@ -237,30 +225,22 @@ def _kernel_class(place: Path) -> type:
 
 def kill_tree(process: multiprocessing.process.BaseProcess) -> None:
     """Kill a process and all that it started; a Jupyter kernel has a process group of its own."""
-    import psutil
-
-    with suppress(psutil.NoSuchProcess):
-        # Until it is joined below, its number cannot be another's.
-        parent = psutil.Process(process.pid)
-        for victim in [*parent.children(recursive=True), parent]:
+    with suppress(psutil.NoSuchProcess):  # until it is joined below, its number cannot be another's
+        for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
     process.join()
 
 
 def fingerprint(notebook: Path, parameters: dict[str, Any], sources: str) -> str:
-    """Changes with everything that a run depends on; a notebook's outputs are not among it."""
+    """Changes with all that a run depends on, the files that a parameter names included; with no output."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags")] for cell in cells]
-    data = {name: _listing(value) for name, value in parameters.items() if name != "out"}
-    return files.fingerprint(code, parameters, data, sources, versions())
-
-
-def _listing(value: Any) -> list:
-    """Name, size and time of the files that a parameter points to, so that new pictures mean a new run."""
-    path = ROOT / value if isinstance(value, str) and value else ROOT / "no such file"
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in found]
+    values = {name: value for name, value in parameters.items() if name != "out"}
+    named = [ROOT / value for value in values.values() if isinstance(value, str) and value]
+    listed = [path for place in named for path in [place, *sorted(place.rglob("*"))] if path.is_file()]
+    data = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in listed]
+    return files.fingerprint(code, values, data, sources, versions())
 
 
 def _sources() -> str:
@@ -269,17 +249,12 @@ def _sources() -> str:
     return files.fingerprint({path.relative_to(ROOT).as_posix(): path for path in found if path.is_file()})
 
 
-def _from_root(folder: Path) -> str:
-    return folder.relative_to(ROOT).as_posix() if folder.is_relative_to(ROOT) else str(folder)
-
-
 def table(results: dict[str, dict[str, Any]], out: str | Path = "results") -> str:
     """The closing table, with the reason of each failure below it."""
-    wide, shown = max(map(len, results)), _from_root((ROOT / out).resolve())
-    lines, reasons = [f"{'notebook':<{wide}}  status   seconds  output"], []
+    wide = max(map(len, results))
+    lines = [f"{'notebook':<{wide}}  status   seconds  output"]
     for stem, record in results.items():
-        output = f"{shown}/{record['output']}" if record.get("output") else "-"
+        output = Path(out, record["output"]).as_posix() if record["output"] else "-"
         lines.append(f"{stem:<{wide}}  {record['status']:<7}  {record['seconds']:>7.1f}  {output}")
-        if error := record["error"]:
-            reasons.append(f"\n{stem}: cell {error['cell']}: {error['message']}")
-    return "\n".join(lines + reasons)
+    errors = {stem: record["error"] for stem, record in results.items() if record["error"]}
+    return "\n".join(lines + [f"\n{stem}: cell {e['cell']}: {e['message']}" for stem, e in errors.items()])

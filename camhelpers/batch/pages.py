@@ -16,28 +16,11 @@ from PIL import Image
 from ..files import write_text
 
 FIGURES = 3  # how many key figures the overview shows of one notebook
-
-# nbconvert's own page without what it would fetch: require.js, MathJax, Mermaid, the widget manager.
-TEMPLATE = """{% extends 'lab/index.html.j2' %}
-{% block html_head_js_requirejs %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}
-{% block html_head_js_mermaidjs %}{% endblock %}
-{% block jupyter_widgets %}{% endblock %}
-{% block html_head_css %}<style>
-  body.jp-Notebook { padding: 0 }
-  main { max-width: 64rem; margin: 0 auto; padding: 1rem }
-  nav.overview a { font: 0.9rem/3 system-ui, sans-serif; color: #3b5bdb; text-decoration: none }
-  math[display=block] { margin: 0.8em 0 }
-</style>{% endblock %}
-{% block body_header %}{{ super() }}<nav class="overview"><a href="../index.html">&larr; all notebooks</a></nav>
-{% endblock %}"""
+TEMPLATES = Path(__file__).parent
 
 
 def lasting(outputs: list[Any]) -> list[Any]:
-    """The outputs that still mean something without a kernel: no widget views, no stderr.
-
-    A widget has a static picture below it; stderr holds progress bars and goes to the log.
-    """
+    """The outputs that mean something without a kernel: no widget, which a static picture follows, and no stderr."""
     widget = "application/vnd.jupyter.widget-view+json"
     return [out for out in outputs if out.get("name") != "stderr" and widget not in out.get("data", {})]
 
@@ -54,7 +37,7 @@ def notebook_page(notebook: str | Path, folder: str | Path) -> str:
             for output in cell.outputs:
                 if "text/latex" in output.get("data", {}):
                     output.data["text/html"] = mathml(output.data.pop("text/latex").strip("$ \n"))
-    exporter = HTMLExporter(embed_images=True, raw_template=TEMPLATE)
+    exporter = HTMLExporter(embed_images=True, raw_template=(TEMPLATES / "page.html").read_text(encoding="utf-8"))
     exporter.register_filter("markdown2html", _markdown)
     resources = {"metadata": {"path": str(folder), "name": title(node) or Path(notebook).stem}}
     page, _ = exporter.from_notebook_node(node, resources)
@@ -123,11 +106,10 @@ def key_figures(notebook: Any) -> list[tuple[str, str, bool]]:
 
 def _light(picture: str) -> tuple[str, bool]:
     """A picture as a small WebP data address, so that the overview stays light, and whether it is wide."""
-    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGBA")
+    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
     image.thumbnail((1000, 2000))
     buffer = io.BytesIO()
-    paper = Image.new("RGBA", image.size, "white")
-    Image.alpha_composite(paper, image).convert("RGB").save(buffer, "WEBP", quality=88)
+    image.save(buffer, "WEBP", quality=88)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(), image.width > 2 * image.height
 
 
@@ -142,9 +124,8 @@ def write_overview(base: Path, records: dict[str, dict[str, Any]]) -> Path:
             chapter |= {"title": title(node) or stem, "lead": lead(node), "figures": key_figures(node)}
             chapter["link"] = output.removesuffix(".ipynb") + ".html"
         chapters.append(chapter)
-    rooms = FileSystemLoader(Path(__file__).parent)
-    template = Environment(loader=rooms, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     done = sum(record["status"] == "ok" for record in records.values())
     date = datetime.datetime.now().strftime("%d %B %Y")
-    page = template.get_template("overview.html").render(chapters=chapters, done=done, date=date)
+    page = templates.get_template("overview.html").render(chapters=chapters, done=done, date=date)
     return write_text(base / "index.html", page)

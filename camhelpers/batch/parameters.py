@@ -21,23 +21,17 @@ class Parameter:
     type: Any
     default: Any
     help: str = ""
-    allowed: str = ""
-    """What may be given, in words."""
+    allowed: str = ""  # what may be given, in words
 
     def parse(self, value: Any) -> Any:
-        """Turn what a person typed (or a Python value) into the declared type, or say what is allowed.
-
-        >>> Parameter("layers", list[str], []).parse("layer3,layer4")
-        ['layer3', 'layer4']
-        """
+        """Turn what a person typed (or a Python value) into the declared type, or say what is allowed."""
         adapter = TypeAdapter(self.type, config=ConfigDict(allow_inf_nan=False, coerce_numbers_to_str=True))
+        meant = value
+        if NoneType in get_args(self.type) and value in ("none", "None"):
+            meant = None
+        elif isinstance(value, str) and get_origin(self.type) is list:
+            meant = [item.strip() for item in value.split(",") if item.strip()]
         try:
-            meant = value
-            if isinstance(value, str) and NoneType in get_args(self.type) and value.lower() in ("none", "null"):
-                meant = None
-            elif isinstance(value, str) and get_origin(self.type) is list:
-                items = [item.strip() for item in value.split(",")]
-                meant = json.loads(value) if value.startswith("[") else list(filter(None, items))
             return adapter.validate_python(meant)
         except ValueError:
             raise ValueError(f"Parameter {self.name!r} takes {self.allowed}; got {value!r}.") from None
@@ -46,9 +40,9 @@ class Parameter:
 def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
     """The parameters that a notebook file offers, by name, in their order; none if it has no such cell."""
     cells = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
-    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    tagged = ["".join(cell["source"]) for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     try:
-        return parse_cell("".join(tagged[0]["source"])) if tagged else {}
+        return parse_cell(tagged[0]) if tagged else {}
     except (ValueError, SyntaxError) as error:
         raise ValueError(f"{Path(notebook).name}: {error}") from None
 
@@ -96,7 +90,7 @@ def _words(kind: Any, span: str) -> str:
     return inside[0].__name__ + span if inside else kind.__name__
 
 
-def check(offered: dict[str, dict[str, Parameter]], given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def check(offered: dict[Path, dict[str, Parameter]], given: dict[str, Any]) -> dict[Path, dict[str, Any]]:
     """For each notebook, those of the `given` values that it takes, parsed; an unknown name is an error."""
     known = {name for parameters in offered.values() for name in parameters}
     if unknown := [name for name in given if name not in known]:

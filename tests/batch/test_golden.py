@@ -53,12 +53,12 @@ def test_renewed_notebooks_are_stable_and_pass_nbval(tmp_path, write_notebook, c
     )
     bad = write_notebook(tmp_path / "02_bad.ipynb", "1 / 0")
     before = bad.read_bytes()
-    assert renew([good, bad], timeout=100) == 1
+    assert renew([good, bad], timeout=600) == 1
     assert "02_bad is left as it was; cell 1: ZeroDivisionError" in capsys.readouterr().err
     assert bad.read_bytes() == before
 
     first = good.read_bytes()
-    assert renew([good], timeout=100) == 0
+    assert renew([good], timeout=600) == 0
     assert good.read_bytes() == first and first.endswith(b"}\n")
     notebook = nbformat.read(good, as_version=4)
     assert [len(cell.outputs) for cell in notebook.cells[1:]] == [0, 0, 2]

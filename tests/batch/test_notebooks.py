@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -36,7 +37,7 @@ def printed(tmp_path, name):
 
 
 def gone(pid: int) -> bool:
-    for _ in range(50):
+    for _ in range(300):
         if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return True
         time.sleep(0.1)
@@ -57,7 +58,7 @@ def test_failures_do_not_stop_the_others_and_parameters_arrive(tmp_path, write_n
     write_notebook(tmp_path / "nb/02_good.ipynb", "# Good", PARAMETERS, show)
     write_notebook(tmp_path / "nb/03_dead.ipynb", "import os", "os._exit(3)")
     process = command(tmp_path, "-j", "2", "-p", "alpha=0.25", "--profile", "full")
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 1 and "Traceback" not in err, err
 
     rows = [line.split() for line in out.splitlines()]
@@ -65,7 +66,7 @@ def test_failures_do_not_stop_the_others_and_parameters_arrive(tmp_path, write_n
     assert [row[:2] for row in rows[1:4]] == [["01_bad", "failed"], ["02_good", "ok"], ["03_dead", "failed"]]
     assert rows[2][3] == str(tmp_path / "out/notebooks/02_good.ipynb")
     assert "01_bad: cell 4: ZeroDivisionError: division by zero" in out
-    assert "02_good: 3 of 3 cells" in err and "01_bad: failed in cell 4" in err
+    assert "02_good: 3 of 3 cells" in err
 
     transport = "ipc" if sys.platform == "linux" else "tcp"
     values = f"full|0.25|{tmp_path / 'out'}|{tmp_path / 'nb'}"
@@ -101,11 +102,12 @@ def test_what_is_done_is_skipped_until_something_changes(tmp_path, write_noteboo
 
     monkeypatch.setattr(suite.Runner, "execute", execute)
     monkeypatch.setattr(suite, "ROOT", tmp_path)
-    path = write_notebook(tmp_path / "nb/01_a.ipynb", ("data: str = 'pictures'\nn: int = 1", "parameters"), "1 + 1")
+    cell = "data: str = 'pictures'\nn: int = 1\nout: str = 'results'", "parameters"
+    path = write_notebook(tmp_path / "nb/01_a.ipynb", cell, "1 + 1")
     (tmp_path / "pictures").mkdir()
 
     def status(**options):
-        return suite.run(notebooks=tmp_path / "nb", out=tmp_path / "out", **options)["01_a"]["status"]
+        return suite.run(notebooks=tmp_path / "nb", **{"out": tmp_path / "out"} | options)["01_a"]["status"]
 
     assert status() == "ok" and status() == "skipped"
     assert status(force=True) == "ok"
@@ -114,6 +116,10 @@ def test_what_is_done_is_skipped_until_something_changes(tmp_path, write_noteboo
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")
         assert status() == "ok" and status() == "skipped", name
+    (tmp_path / "out/new.png").write_text("x")  # what a notebook writes changes nothing, nor does the folder's name
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert status(out="moved") == "skipped"
+    (tmp_path / "moved").rename(tmp_path / "out")
     (tmp_path / "out/notebooks/01_a.html").unlink()
     assert status() == "ok"
     notebook = nbformat.read(path, as_version=4)
@@ -126,14 +132,17 @@ def test_what_is_done_is_skipped_until_something_changes(tmp_path, write_noteboo
 
 
 @pytest.mark.slow
-def test_the_time_limit_kills_the_kernel_and_its_children(tmp_path, write_notebook):
+def test_the_time_limit_kills_the_kernel_and_its_children(tmp_path, write_notebook, monkeypatch):
+    pids = tmp_path / "pids"
     code = "import os, subprocess, pathlib\nchild = subprocess.Popen(['sleep', '300'])\n"
-    code += f"pathlib.Path({str(tmp_path / 'pids')!r}).write_text(f'{{os.getpid()}} {{child.pid}}')\nchild.wait()"
-    write_notebook(tmp_path / "nb/01_slow.ipynb", "# Slow", code)
-    record = suite.run(timeout=12, notebooks=tmp_path / "nb", out=tmp_path / "out")["01_slow"]
-    assert record["status"] == "timeout" and record["seconds"] < 30
-    assert record["error"] == {"cell": 2, "message": "stopped after the limit of 12 seconds"}
-    assert all(gone(int(pid)) for pid in (tmp_path / "pids").read_text().split())
+    code += f"pathlib.Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{child.pid}}')"
+    write_notebook(tmp_path / "nb/01_slow.ipynb", "# Slow", code, "child.wait()")
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 600 * pids.exists())  # however slow the machine is
+    monkeypatch.setattr(suite, "time", clock)
+    record = suite.run(timeout=600, notebooks=tmp_path / "nb", out=tmp_path / "out")["01_slow"]
+    assert record["status"] == "timeout" and record["seconds"] < 900
+    assert record["error"] == {"cell": 3, "message": "stopped after the limit of 600 seconds"}
+    assert all(gone(int(pid)) for pid in pids.read_text().split())
 
 
 @pytest.mark.slow
@@ -160,12 +169,12 @@ def test_a_stop_keeps_what_is_finished_and_leaves_no_halves(tmp_path, write_note
     code = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); "
     write_notebook(tmp_path / "nb/02_slow.ipynb", code + "time.sleep(300)")
     process = command(tmp_path, start_new_session=True)
-    for _ in range(600):
+    for _ in range(3000):
         if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)  # which a scheduler sends; Ctrl-C goes the same way
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=200)
     assert process.returncode == 130 and "Traceback" not in err
     assert gone(int((tmp_path / "pid").read_text()))
     assert {path.name for path in (tmp_path / "out/notebooks").iterdir()} == {"01_quick.ipynb", "01_quick.html"}
@@ -194,6 +203,6 @@ def test_a_terminal_shows_a_bar_and_a_notebook_that_is_gone_leaves_the_overview(
         except OSError:  # the other end is closed
             break
     os.close(ours)
-    process.communicate(timeout=30)
+    process.communicate(timeout=200)
     assert process.returncode == 0 and list(records(tmp_path)) == ["01_a", "02_b"]
     assert re.search(r"01_a: +67%.* 2/3 ", shown.decode()) and " cells, " not in shown.decode()
