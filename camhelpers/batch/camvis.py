@@ -15,7 +15,6 @@ import csv
 import glob
 import json
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -127,15 +126,14 @@ def explain_volumes(
 ) -> Session:
     """Explain volumes into `out/CAMVis`, each with every method; one that fails is reported, and the rest is done.
 
-    `source`: whatever `volume_samples` takes. `settings`: the fields of `Settings`. `session` is a name of your own;
-    unless given, it follows from weights and settings, so that the same call comes to the same folder. With `resume`,
-    volumes are skipped whose results are whole and were made from the same data with the same settings; without it, a
-    sample's earlier results in the session are replaced.
+    `source`: whatever `volume_samples` takes. `settings`: the fields of `Settings`. Unless given, `session` follows
+    from weights and settings. With `resume`, volumes are skipped whose results are whole and of the same data and
+    settings; without it, a sample's earlier results in the session are replaced.
     """
     chosen = Settings(methods=methods, **settings).resolved(model)
     reading = {name: getattr(chosen, name) for name in ("spacing", "window", "series", "orientation")}
     found = volume_samples(source, **reading)
-    some = [replace(s, name=safe_name(s.name), label=s.label and _class_folder(s.label)) for s in found]
+    some = [replace(s, name=safe_name(s.name), label=s.label and safe_name(s.label)) for s in found]
     for (name, _), n in Counter((s.name, s.label) for s in some).items():
         if n > 1:
             raise ValueError(f"Two volumes are called {name!r}; rename one, or put them into folders of two classes.")
@@ -181,8 +179,10 @@ class _Run:
         mark = fingerprint(FORMAT, self.weights, self.settings, data)
         label = "*" if sample.label is None else glob.escape(sample.label)  # without one, it was predicted
         there = self.folder.glob(f"heatmaps/{glob.escape(self.split)}/class_{label}/{glob.escape(sample.name)}")
-        for record in map(_record, there) if resume else ():
-            if record and record["fingerprint"] == mark and self._whole(record):
+        for record in filter(None, map(_record, there)) if resume else ():
+            sizes = {self.folder / path: about["bytes"] for path, about in record["files"].items()}
+            whole = all(path.exists() and path.stat().st_size == size for path, size in sizes.items())
+            if whole and record["fingerprint"] == mark:
                 return Outcome(sample.name, "kept", record)
         work = self.folder / f".unfinished-{fingerprint(self.split, sample.label, sample.name)[:16]}"
         try:
@@ -192,17 +192,13 @@ class _Run:
             shutil.rmtree(work, ignore_errors=True)
         return Outcome(sample.name, "made", record, "in place of the results of another file of this name" * other)
 
-    def _whole(self, record: dict[str, Any]) -> bool:
-        sizes = {self.folder / name: about["bytes"] for name, about in record["files"].items()}
-        return all(path.is_file() and path.stat().st_size == size for path, size in sizes.items())
-
     def _make(
         self, sample: Sample, volume: Volume, mask: np.ndarray | None, mark: str, work: Path, tick: Callable[[], None]
     ) -> tuple[dict[str, Any], bool]:
-        """Return a sample's metadata, and whether another file's results of that name were replaced."""
+        """Write a sample into `work` and put it in place; return its metadata, and whether another file's was there."""
         start, s, name = perf_counter(), self.settings, sample.name
         ex = explain(self.model, volume, layers=s.layer, target=s.target, size=s.size)
-        label = _class_folder(ex.label) if sample.label is None else sample.label
+        label = safe_name(ex.label.replace("/", "_")) if sample.label is None else sample.label
         own, look = Path("heatmaps", self.split, f"class_{label}", name), Path("visualizations", self.split)
         same_name = (self.folder / own).parents[1].glob(f"class_*/{glob.escape(name)}")
         if self.names[name] > 1 or set(same_name) - {self.folder / own}:
@@ -230,7 +226,15 @@ class _Run:
         text = json.dumps(record, indent=1, ensure_ascii=False, default=lambda held: held.tolist()) + "\n"
         write_text(work / own / f"{name}_metadata.json", text)
         before = _record(self.folder / own)
-        self._put_in_place(work, own, look)
+        if (self.folder / own).exists():
+            os.replace(self.folder / own, work / "earlier")  # from here on, the sample is absent
+        for folder in (look, own.parent):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        for method in cams.METHODS:  # of methods that are not among today's
+            (self.folder / look / f"{name}_{method}_combined.png").unlink(missing_ok=True)
+        for path in (work / look).iterdir():
+            os.replace(path, self.folder / look / path.name)
+        os.replace(work / own, self.folder / own)  # the metadata comes last, with everything that it lists
         other = before is not None and before["source"].get("sha256") != volume.source.get("sha256")
         return json.loads(text), other
 
@@ -259,23 +263,6 @@ class _Run:
         figure = planes.preview(volume, heat, mask=mask, **options)
         render.save(figure, f"{look}{'' if method == s.methods[0] else f'_{method}'}_combined.png")
         return about
-
-    def _put_in_place(self, work: Path, own: Path, look: Path) -> None:
-        """Put the folders `own` and `look` from `work` into the session, the one with the metadata last."""
-        if (self.folder / own).exists():
-            os.replace(self.folder / own, work / "earlier")  # from here on, the sample is absent
-        for folder in (look, own.parent):
-            (self.folder / folder).mkdir(parents=True, exist_ok=True)
-        for method in cams.METHODS:  # of methods that are not among today's
-            (self.folder / look / f"{own.name}_{method}_combined.png").unlink(missing_ok=True)
-        for path in (work / look).iterdir():
-            os.replace(path, self.folder / look / path.name)
-        os.replace(work / own, self.folder / own)
-
-
-def _class_folder(label: str) -> str:
-    """A class's name as part of a folder's: a card may hold any text."""
-    return safe_name(re.sub(r"[^\w .+-]|\.\.", "_", label)[:60].strip(" .") or "_")
 
 
 def _spacing(volume: Volume) -> tuple[float, float, float] | None:

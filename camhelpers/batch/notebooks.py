@@ -18,8 +18,7 @@ from typing import Any
 
 import psutil
 
-from .. import files
-from ..files import ROOT, atomic, versions, write_text
+from ..files import ROOT, atomic, fingerprint, versions, write_text
 from ..progress import Progress
 from .pages import notebook_page, write_overview
 from .parameters import check, read_parameters
@@ -72,13 +71,15 @@ def run(
     before = json.loads(register.read_text(encoding="utf-8"))["notebooks"] if register.exists() else {}
     stems = [path.stem for path in find_notebooks(folder=notebooks)]  # others were renamed or removed
     records = {stem: before[stem] for stem in stems if stem in before}
-    sources, todo, about, results = _sources(), [], {}, {}
+    code = [*(ROOT / "camhelpers").rglob("*.py"), *(ROOT / "data" / "models").glob("*.*")]
+    package = fingerprint({path.relative_to(ROOT).as_posix(): path for path in code}, versions())
+    todo, about, results = [], {}, {}
     for path in paths:
         defaults = {name: parameter.default for name, parameter in offered[path].items()}
         every = defaults | chosen[path]
         if "out" in defaults:
             every["out"] = base.relative_to(ROOT).as_posix() if base.is_relative_to(ROOT) else str(base)
-        about[path] = {"parameters": every, "fingerprint": fingerprint(path, every, sources)}
+        about[path] = {"parameters": every, "fingerprint": fingerprint(package, dependencies(path, every))}
         last = records.get(path.stem, {})
         same = last.get("status") == "ok" and last["fingerprint"] == about[path]["fingerprint"]
         if same and not force and all((folder / f"{path.stem}.{kind}").exists() for kind in ("ipynb", "html")):
@@ -128,9 +129,8 @@ class Runner:
                 if attempt == 1 and status == "failed" and not error["cell"]:
                     continue
                 output = None if self.stopped else self._deliver(path, Path(place), status)
-                return {
-                    "status": status, "error": error, "seconds": round(time.monotonic() - begin, 1), "output": output,
-                }  # fmt: skip
+                seconds = round(time.monotonic() - begin, 1)
+                return {"status": status, "error": error, "seconds": seconds, "output": output}
 
     def _attempt(self, path: Path, parameters: dict[str, Any], place: Path) -> tuple[str, dict[str, Any] | None]:
         cell, cells = 0, len(json.loads(path.read_text(encoding="utf-8"))["cells"])
@@ -232,21 +232,14 @@ def kill_tree(process: multiprocessing.process.BaseProcess) -> None:
     process.join()
 
 
-def fingerprint(notebook: Path, parameters: dict[str, Any], sources: str) -> str:
-    """Changes with all that a run depends on, the files that a parameter names included; with no output."""
+def dependencies(notebook: Path, parameters: dict[str, Any]) -> list:
+    """What a notebook's results depend on, with the files that a parameter names; its outputs are not among it."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = [[cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags")] for cell in cells]
     values = {name: value for name, value in parameters.items() if name != "out"}
     named = [ROOT / value for value in values.values() if isinstance(value, str) and value]
-    listed = [path for place in named for path in [place, *sorted(place.rglob("*"))] if path.is_file()]
-    data = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in listed]
-    return files.fingerprint(code, values, data, sources, versions())
-
-
-def _sources() -> str:
-    """Changes with the package and with the shipped weights."""
-    found = [*(ROOT / "camhelpers").rglob("*.py"), *(ROOT / "data" / "models").glob("*")]
-    return files.fingerprint({path.relative_to(ROOT).as_posix(): path for path in found if path.is_file()})
+    data = [path for place in named for path in [place, *sorted(place.rglob("*"))] if path.is_file()]
+    return [code, values, [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in data]]
 
 
 def table(results: dict[str, dict[str, Any]], out: str | Path = "results") -> str:
