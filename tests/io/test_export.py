@@ -1,10 +1,8 @@
 """Heat on disk, as ImageJ, ITK and nibabel see it."""
 
 import gzip
-import itertools
 import tracemalloc
 
-import cv2
 import nibabel
 import numpy as np
 import pytest
@@ -17,20 +15,16 @@ from camhelpers.io import export
 from camhelpers.io.volumes import Volume, read_volume
 
 SHAPE, SPACING = (8, 20, 24), (0.25, 0.02, 0.05)
+HEAT = np.random.default_rng(1).random(SHAPE, np.float32)
 
 
-def volume(shape=SHAPE, spacing=SPACING, affine=None, known=True) -> Volume:
-    data = np.random.default_rng(0).random(shape, np.float32)
-    return Volume(data, spacing, "eye", (0.0, 1.0), affine, None, {"spacing_known": known})
+def volume(affine=None, known=True) -> Volume:
+    data = np.random.default_rng(0).random(SHAPE, np.float32)
+    return Volume(data, SPACING, "eye", (0.0, 1.0), affine, None, {"spacing_known": known})
 
 
-@pytest.fixture
-def heat():
-    return np.random.default_rng(1).random(SHAPE, np.float32)
-
-
-def test_the_stack_is_what_imagej_wants(tmp_path, heat):
-    path = export.write_stack(tmp_path / "h.tiff", export.heat_pages(heat), SHAPE, SPACING, description="Heat of ü")
+def test_the_stack_is_what_imagej_wants(tmp_path):
+    path = export.write_stack(tmp_path / "h.tiff", export.heat_pages(HEAT), SHAPE, SPACING, description="Heat of ü")
     with tifffile.TiffFile(path) as file:
         assert file.is_imagej and not file.is_bigtiff and len(file.pages) == SHAPE[0]
         page, told = file.pages[3], file.imagej_metadata
@@ -39,7 +33,7 @@ def test_the_stack_is_what_imagej_wants(tmp_path, heat):
         assert (told["unit"], told["slices"], told["Info"]) == ("um", SHAPE[0], "Heat of ü")
         x, y = (np.divide(*file.pages[0].tags[name].value) for name in ("XResolution", "YResolution"))
         assert (told["spacing"], 1 / x, 1 / y) == pytest.approx((250, 50, 20), rel=1e-5)
-    export.write_stack(path, export.heat_pages(heat), SHAPE, (3, 0.5, 0.5))
+    export.write_stack(path, export.heat_pages(HEAT), SHAPE, (3, 0.5, 0.5))
     assert read_volume(path).spacing == pytest.approx((3, 0.5, 0.5))
     with tifffile.TiffFile(path) as file:
         assert file.imagej_metadata["unit"] == "mm"
@@ -53,47 +47,42 @@ def test_every_reader_sees_the_same_pixels(tmp_path, shape):
     assert (tifffile.imread(path) == whole).all()
     with Image.open(path) as image:
         assert (np.stack([np.asarray(page) for page in ImageSequence.Iterator(image)]) == whole).all()
-    read, pages = cv2.imreadmulti(str(path), flags=cv2.IMREAD_COLOR)
-    assert read and (np.stack(pages)[..., ::-1] == whole).all()
 
 
-@pytest.mark.parametrize("spacing", [SPACING, None])
-@pytest.mark.parametrize("over", [0, 1])
-def test_an_unknown_spacing_is_in_pixels_and_what_imagej_cannot_open_a_bigtiff(
-    tmp_path, heat, spacing, over, monkeypatch
-):
-    monkeypatch.setattr(export, "IMAGEJ_BYTES", heat.size * 3 - over)
-    path = export.write_stack(tmp_path / "h.tiff", export.heat_pages(heat), SHAPE, spacing)
+def test_an_unknown_spacing_is_in_pixels(tmp_path):
+    path = export.write_stack(tmp_path / "h.tiff", export.heat_pages(HEAT), SHAPE, None)
     with tifffile.TiffFile(path) as file:
-        assert file.is_bigtiff == (not file.is_imagej) == bool(over)
+        assert (file.imagej_metadata.get("spacing", 1), file.imagej_metadata["unit"]) == (1, "pixel")
+        assert file.pages[0].tags["XResolution"].value == file.pages[0].tags["YResolution"].value == (1, 1)
+    assert read_volume(path).source["spacing_known"] is False
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_what_imagej_cannot_open_is_a_bigtiff(tmp_path, over, monkeypatch):
+    monkeypatch.setattr(export, "IMAGEJ_BYTES", HEAT.size * 3 - over)
+    with tifffile.TiffFile(export.write_stack(tmp_path / "h.tiff", export.heat_pages(HEAT), SHAPE, SPACING)) as file:
         told = file.shaped_metadata[0] if over else file.imagej_metadata
-        wanted = (1, "pixel") if spacing is None else (250, "um")
-        assert (told.get("spacing", 1), told["unit"]) == wanted and (file.asarray() == render.colour(heat)).all()
-        assert spacing or file.pages[0].tags["XResolution"].value == file.pages[0].tags["YResolution"].value == (1, 1)
-    assert spacing or read_volume(path).source["spacing_known"] is False
+        assert file.is_bigtiff == (not file.is_imagej) == bool(over) and (told["spacing"], told["unit"]) == (250, "um")
+        assert (file.asarray() == render.colour(HEAT)).all()
 
 
-def test_the_overlay_is_sixty_of_grey_and_forty_of_jet(heat):
+def test_the_overlay_is_sixty_of_grey_and_forty_of_jet():
     grey = volume().data
-    mixed = np.stack(list(export.overlay_pages(grey, heat)))
-    exact = 0.6 * 255 * grey[..., None].astype(np.float64) + 0.4 * render.table("jet")[render.index(heat)]
+    mixed = np.stack(list(export.overlay_pages(grey, HEAT)))
+    exact = 0.6 * 255 * grey[..., None].astype(np.float64) + 0.4 * render.table("jet")[render.index(HEAT)]
     assert np.abs(mixed - exact).max() <= 0.5 + 1e-4
-    strong = np.stack(list(export.overlay_pages(grey, heat, 1.0, "viridis")))
-    assert (strong == render.colour(heat, "viridis")).all()
+    strong = np.stack(list(export.overlay_pages(grey, HEAT, 1.0, "viridis")))
+    assert (strong == render.colour(HEAT, "viridis")).all()
 
 
-def test_a_long_stack_needs_no_more_memory_than_a_short_one(tmp_path):
-    def peak(count: int) -> int:
-        page = np.tile(np.arange(256, dtype=np.uint8)[:, None], (256, 1, 3))
-        tracemalloc.start()
-        pages = (page + np.uint8(i % 256) for i in range(count))
-        export.write_stack(tmp_path / "h.tiff", pages, (count, 256, 256), SPACING)
-        top = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return top
-
-    peak(4)  # imports
-    assert peak(300) < peak(60) + 2e6  # 300 pages are 59 MB
+def test_a_long_stack_is_never_held_whole(tmp_path):
+    export.write_stack(tmp_path / "h.tiff", np.zeros((4, 8, 8, 3), np.uint8), (4, 8, 8), SPACING)  # imports
+    tracemalloc.start()
+    pages = (np.full((256, 256, 3), i % 256, np.uint8) for i in range(300))
+    export.write_stack(tmp_path / "h.tiff", pages, (300, 256, 256), SPACING)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e7  # 300 pages are 59 MB
 
 
 # NIfTI
@@ -105,8 +94,7 @@ def source(path, codes, oblique=False, qcode=1, scode=2):
     turned = nibabel.orientations.inv_ornt_aff(nibabel.orientations.axcodes2ornt(codes), shape)
     affine = turned @ np.diag([0.5, 0.75, 2.0, 1])
     if oblique:
-        c, s = np.cos(0.3), np.sin(0.3)
-        affine = np.array([[c, -s, 0, 3], [s, c, 0, -4], [0, 0, 1, 5], [0, 0, 0, 1]]) @ affine
+        affine = np.array([[0.8, -0.6, 0, 3], [0.6, 0.8, 0, -4], [0, 0, 1, 5], [0, 0, 0, 1]]) @ affine
     values = np.random.default_rng(2).integers(0, 256, shape).astype(np.uint8)
     image = nibabel.Nifti1Image(values, affine)
     image.set_sform(affine, scode)
@@ -122,13 +110,10 @@ def source(path, codes, oblique=False, qcode=1, scode=2):
 @pytest.mark.parametrize(
     ("codes", "options"),
     [
-        *itertools.product(["RAS", "LPS", "ASR", "PIR", "IRP"], [{}]),
-        ("PIL", {"oblique": True}),
-        ("LPS", {"scode": 0}),
-        ("LPS", {"qcode": 0}),
-        ("LPS", {"scode": 0, "qcode": 0}),
+        ("RAS", {}), ("LPS", {}), ("ASR", {}), ("IRP", {}), ("PIL", {"oblique": True}),
+        ("LPS", {"scode": 0}), ("LPS", {"qcode": 0}), ("LPS", {"scode": 0, "qcode": 0}),
     ],
-)
+)  # fmt: skip
 def test_heat_lies_on_the_grid_of_its_source_and_takes_nothing_else_along(tmp_path, codes, options):
     path = source(tmp_path / "eye.nii.gz", codes, **options)
     read = read_volume(path)
@@ -150,19 +135,18 @@ def test_heat_lies_on_the_grid_of_its_source_and_takes_nothing_else_along(tmp_pa
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_without_a_grid_the_spacing_is_what_is_known(tmp_path, heat, known):
-    path = export.write_nifti(tmp_path / "heat.nii.gz", heat, volume(known=known))
+def test_without_a_grid_the_spacing_is_what_is_known(tmp_path, known):
+    path = export.write_nifti(tmp_path / "heat.nii.gz", HEAT, volume(known=known))
     image, header = sitk.ReadImage(str(path)), nibabel.load(path).header
     assert np.allclose(image.GetSpacing(), SPACING[::-1] if known else (1, 1, 1))
-    assert image.GetDirection() == tuple(np.eye(3).ravel())
-    assert (sitk.GetArrayFromImage(image) == heat).all()
+    assert image.GetDirection() == tuple(np.eye(3).ravel()) and (sitk.GetArrayFromImage(image) == HEAT).all()
     assert header.get_xyzt_units()[0] == ("mm" if known else "unknown")
     assert header["sform_code"] == header["qform_code"] == (2 if known else 0)
     assert read_volume(path).source["spacing_known"] is known
 
 
-def test_the_affine_of_a_scanner_is_kept(tmp_path, heat):
+def test_the_affine_of_a_scanner_is_kept(tmp_path):
     affine = np.array([[0, 0, 0.25, 7], [0.05, 0, 0, 8], [0, -0.02, 0, 9], [0, 0, 0, 1]])
-    found = nibabel.load(export.write_nifti(tmp_path / "heat.nii", heat, volume(affine=affine)))
-    assert np.allclose(found.affine, affine) and (np.asarray(found.dataobj) == heat.T).all()
+    found = nibabel.load(export.write_nifti(tmp_path / "heat.nii", HEAT, volume(affine=affine)))
+    assert np.allclose(found.affine, affine) and (np.asarray(found.dataobj) == HEAT.T).all()
     assert found.header["sform_code"] == 1

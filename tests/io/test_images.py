@@ -47,7 +47,6 @@ def tiff(array, **options) -> bytes:
 
 EXACT = {
     "png rgb": (pil(RGB8, "RGB", "PNG"), unit(RGB8)),
-    "png grey": (pil(RGB8[..., 0], "L", "PNG"), unit(grey(RGB8))),
     "png alpha": (pil(RGBA8, "RGBA", "PNG"), on_white(RGB8, RGB8[..., 1:2])),
     "png 16 rgb": (png_encode(RGB16), unit(RGB16)),
     "png 16 grey": (png_encode(RGB16[..., 0].copy()), unit(grey(RGB16))),
@@ -58,7 +57,6 @@ EXACT = {
     "tiff grey": (tiff(RGB8[..., 0]), unit(grey(RGB8))),
     "tiff 16 lzw": (tiff(RGB16, photometric="rgb", compression="lzw", predictor=True), unit(RGB16)),
     "tiff 16 big-endian": (tiff(RGB16, photometric="rgb", byteorder=">"), unit(RGB16)),
-    "tiff 16 bigtiff": (tiff(RGB16, photometric="rgb", bigtiff=True), unit(RGB16)),
     "tiff 16 planes": (tiff(RGB16.transpose(2, 0, 1), photometric="rgb", planarconfig="separate"), unit(RGB16)),
     "tiff 16 grey": (tiff(RGB16[..., 0]), unit(grey(RGB16))),
     "tiff 16 alpha": (tiff(RGBA16, photometric="rgb", extrasamples=["unassalpha"]), on_white(RGB16, RGB16[..., 1:2])),
@@ -68,7 +66,6 @@ EXACT = {
     "array big-endian": (RGB16.astype(">u2"), unit(RGB16)),
     "array float64": (FLOATS.astype(float), FLOATS),
     "array (H, W)": (FLOATS[..., 0], grey(FLOATS)),
-    "array (H, W, 1)": (FLOATS[..., :1], grey(FLOATS)),
     "array (H, W, 4)": (RGBA8, on_white(RGB8, RGB8[..., 1:2])),
     "pil rgb": (Image.fromarray(RGB8), unit(RGB8)),
     "pil 16": (Image.fromarray(RGB16[..., 0]), unit(grey(RGB16))),
@@ -89,14 +86,9 @@ def test_pixels_are_exact(name):
 def test_palettes_and_their_transparency():
     indexed = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
     indexed.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    colours = np.array([[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [0, 1, 0]]], np.float32)
-    buffer = io.BytesIO()
-    indexed.save(buffer, "BMP")
-    np.testing.assert_array_equal(read_image(buffer.getvalue()), colours)
     buffer = io.BytesIO()
     indexed.save(buffer, "PNG", transparency=1)
-    colours[:, 1] = 1
-    np.testing.assert_array_equal(read_image(buffer.getvalue()), colours)
+    np.testing.assert_array_equal(read_image(buffer.getvalue()), [[[1, 0, 0], [1, 1, 1]], [[0, 0, 1], [1, 1, 1]]])
 
 
 def test_jpeg_is_near_and_grey_jpeg_has_equal_channels():
@@ -109,14 +101,13 @@ FLIP = {2: (1,), 3: (0, 1), 4: (0,), 5: (), 6: (0,), 7: (0, 1), 8: (1,)}  # afte
 
 
 @pytest.mark.parametrize("orientation", FLIP)
-@pytest.mark.parametrize("fmt", ["PNG", "TIFF", "pil"])
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
 def test_exif_orientation_is_applied(fmt, orientation):
     exif = Image.Exif()
     exif[274] = orientation
     stored = np.flip(RGB8.swapaxes(0, 1) if orientation >= 5 else RGB8, FLIP[orientation])  # as the camera held it
-    data = pil(np.ascontiguousarray(stored), "RGB", "PNG" if fmt == "pil" else fmt, exif=exif)
-    source = Image.open(io.BytesIO(data)) if fmt == "pil" else data
-    np.testing.assert_allclose(read_image(source), unit(RGB8), atol=1e-7)
+    data = pil(np.ascontiguousarray(stored), "RGB", fmt, exif=exif)
+    np.testing.assert_allclose(read_image(data), unit(RGB8), atol=1e-7)
 
 
 @pytest.mark.parametrize("part", [0.5, 0.8])
@@ -130,10 +121,6 @@ def test_a_truncated_file_is_refused(tmp_path, name, part):
         read_image(path)
 
 
-def test_overshoot_of_a_rounding_error_is_clipped():
-    assert read_image(np.full((2, 2), 1 + 1e-7)).max() == 1 and read_image(np.full((2, 2), -1e-7)).min() == 0
-
-
 def test_list_images_is_natural_and_choosy(tmp_path):
     for name in ("cat10.png", "cat2.PNG", "Cat1.jpg", "b.webp", "10.tif", "9.bmp", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
@@ -143,17 +130,11 @@ def test_list_images_is_natural_and_choosy(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".TIFF"])
-@pytest.mark.parametrize("picture", [RGB8, RGB8[..., 0], RGB8[..., :1], unit(RGB8).astype(float)])
+@pytest.mark.parametrize("picture", [RGB8, RGB8[..., 0], RGB8[..., :1], unit(RGB8) * (1 + 1e-7)])
 def test_save_and_read_again(tmp_path, suffix, picture):
     path = save_image(tmp_path / "new" / "folder" / f"x{suffix}", picture)
     np.testing.assert_array_equal(read_image(path), unit(RGB8) if picture.shape[2:] == (3,) else unit(grey(RGB8)))
     assert [each.name for each in path.parent.iterdir()] == [path.name]
-
-
-def test_saved_files_are_what_they_say(tmp_path):
-    assert Image.open(save_image(tmp_path / "x.jpg", RGB8)).format == "JPEG"
-    assert Image.open(save_image(tmp_path / "x.tif", RGB8)).info["compression"] == "tiff_lzw"
-    np.testing.assert_array_equal(np.asarray(Image.open(save_image(tmp_path / "x.png", RGBA8))), RGBA8)
 
 
 def test_encode_keeps_colours_in_place_minds_quality_rounds_and_says_nothing(capfd):
@@ -161,6 +142,8 @@ def test_encode_keeps_colours_in_place_minds_quality_rounds_and_says_nothing(cap
     red[..., 0] = 1
     for kind in ("png", "jpeg", "tiff"):
         np.testing.assert_allclose(read_image(encode(red, kind)), red, atol=0.02)
+    assert Image.open(io.BytesIO(encode(red, "jpeg"))).format == "JPEG"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode(RGBA8)))), RGBA8)
     noise = RNG.random((64, 64, 3))
     assert len(encode(noise, "jpeg", quality=30)) < len(encode(noise, "jpeg")) < len(encode(noise, "jpeg", quality=99))
     assert read_image(encode(np.full((2, 2), 0.999))).min() == 1

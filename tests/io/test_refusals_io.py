@@ -24,30 +24,23 @@ class Trap:
 def here(tmp_path_factory, write_series):
     """A folder with one example of everything that is refused."""
     folder = tmp_path_factory.mktemp("refused")
-    trapped, nowhere = np.array([Trap()] * 8, object).reshape(2, 2, 2), np.diag([1, 1, 0, 1.0])
-    np.save(folder / "objects.npy", trapped, allow_pickle=True)
-    np.savez(folder / "objects.npz", trapped, allow_pickle=True)
+    np.save(folder / "objects.npy", np.array([Trap()] * 8, object).reshape(2, 2, 2), allow_pickle=True)
     np.savez(folder / "two.npz", a=BYTES, b=BYTES)
-    np.save(folder / "whole.npy", BYTES.repeat(9, 0))
-    (folder / "cut.npy").write_bytes((folder / "whole.npy").read_bytes()[:900])
     nibabel.save(nibabel.Nifti1Image(BYTES.repeat(9, 0), np.eye(4)), folder / "whole.nii.gz")
     (folder / "cut.nii.gz").write_bytes((folder / "whole.nii.gz").read_bytes()[:300])
     nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 7, 3), np.uint8), np.eye(4)), folder / "times.nii")
     flat = nibabel.Nifti1Image(BYTES, None)
-    flat.header.set_sform(nowhere, 1)
+    flat.header.set_sform(np.diag([1, 1, 0, 1.0]), 1)
     nibabel.save(flat, folder / "flat.nii")
-    for name in ("words.npy", "words.tif", "words.nii", "words.mp3", "page.html"):
+    for name in ("words.npy", "words.tif", "words.nii", "words.mp3"):
         (folder / name).write_text("<!DOCTYPE html> no volume at all, only words, though more than a few of them")
-    for name in ("void.png", "void.dcm"):
-        (folder / name).touch()
+    (folder / "void.png").touch()
     tifffile.imwrite(folder / "page.tif", BYTES[0])
     tifffile.imwrite(folder / "stack.tif", BYTES, photometric="minisblack")
     tifffile.imwrite(folder / "palette.tif", BYTES, photometric="palette", colormap=np.zeros((3, 256), np.uint16))
     tifffile.imwrite(folder / "times.tif", BYTES, imagej=True, metadata={"axes": "TYX"})
-    tifffile.imwrite(folder / "hyper.tif", np.zeros((5, 2, 6, 7), np.uint8), imagej=True, metadata={"axes": "ZCYX"})
     tifffile.imwrite(folder / "floats.tif", FLOATS * 300, photometric="rgb")
     tifffile.imwrite(folder / "white.tif", FLOATS[..., 0].astype(np.uint16), photometric="miniswhite")
-    tifffile.imwrite(folder / "signed.tif", BYTES[0].astype(np.int16))
     tifffile.imwrite(folder / "turned.tif", BYTES[0].astype(np.uint16), extratags=[(274, 3, 1, 6, True)])
     with tifffile.TiffWriter(folder / "mixed.tif") as file:
         file.write(np.zeros((6, 7), np.uint8))
@@ -68,31 +61,25 @@ def here(tmp_path_factory, write_series):
 FILES = [
     (read_image, "nowhere.png", FileNotFoundError, "is no file; name a picture"),
     (read_image, "empty", FileNotFoundError, "is no file"),
-    (read_image, "void.png", ValueError, "is not a picture that can be read"),
-    (read_image, "page.html", ValueError, "use PNG, JPEG, TIFF, BMP or WebP"),
+    (read_image, "void.png", ValueError, "is not a picture that can be read; use PNG, JPEG"),
     (read_image, "moves.gif", ValueError, "is not a picture"),
     (read_image, "ink.jpg", ValueError, "CMYK colours"),
     (read_image, "stack.tif", ValueError, "holds 5 pages"),
     (read_image, "floats.tif", ValueError, "or floats in 0..1, such as (x - x.min())"),
     (read_image, "white.tif", ValueError, "unusual pixels (16 bits MINISWHITE)"),
-    (read_image, "signed.tif", ValueError, "int16 pixels"),
     (read_image, "turned.tif", ValueError, "save it upright"),
     (list_images, "nowhere", FileNotFoundError, "not a folder"),
     (list_images, "study", FileNotFoundError, "itself holds no picture (.bmp"),
     (read_volume, "nowhere.npy", FileNotFoundError, "does not exist; check the name"),
-    (read_volume, "void.dcm", ValueError, "is no volume that can be read"),
     (find_volumes, "words.mp3", ValueError, "is no volume that can be read; use .npy"),
     (read_volume, "words.npy", ValueError, "cannot be read"),
     (read_volume, "words.tif", ValueError, "cannot be read"),
     (read_volume, "words.nii", ValueError, "cannot be read"),
-    (read_volume, "cut.npy", ValueError, "cannot be read"),
     (read_volume, "cut.nii.gz", ValueError, "cannot be read"),
     (read_volume, "objects.npy", ValueError, "Python objects"),
-    (read_volume, "objects.npz", ValueError, "allow_pickle=False"),
     (read_volume, "two.npz", ValueError, "holds 2 arrays (a, b); keep one"),
     (read_volume, "page.tif", ValueError, "has the axes YX;"),
-    (read_volume, "times.tif", ValueError, "has the axes TYX;"),
-    (read_volume, "hyper.tif", ValueError, "keep one channel and one time point"),
+    (read_volume, "times.tif", ValueError, "has the axes TYX; a volume has slices, rows, columns (ZYX): keep one"),
     (read_volume, "mixed.tif", ValueError, "holds 2 series of pages"),
     (read_volume, "palette.tif", ValueError, "PALETTE"),
     (read_volume, "times.nii", ValueError, "has the shape (5, 6, 7, 3); a volume has 3 axes"),
@@ -121,9 +108,7 @@ def test_files(here, capsys, call, name, error, word):
     ("call", "word"),
     [
         (lambda _: read_image(FLOATS * np.nan), "float32 pixels from nan to nan; use uint8"),
-        (lambda _: read_image(FLOATS * 4 - 2), "or floats in 0..1, such as (x - x.min())"),
         (lambda _: read_image(FLOATS[..., :2]), "(6, 9, 2); use (H, W)"),
-        (lambda _: read_image(FLOATS[:0]), "shape (0, 9, 3)"),
         (lambda _: read_image(FLOATS[:1]), "at least 2 x 2 pixels"),
         (lambda _: read_image(FLOATS > 0.5), "bool pixels from 0 to 1; use uint8"),
         (lambda _: read_image([[1, 2]]), "from a list"),

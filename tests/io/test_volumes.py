@@ -6,10 +6,8 @@ import json
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK
 import tifffile
 from nibabel.orientations import apply_orientation, inv_ornt_aff, ornt2axcodes, ornt_transform
-from PIL import Image
 
 from camhelpers.io.volumes import Found, find_volumes, read_volume, safe_name
 
@@ -45,9 +43,8 @@ def test_numpy_files(tmp_path):
     volume = read_volume(tmp_path / "eye 1.npy")
     np.testing.assert_array_equal(volume.data, FLOATS)
     assert volume.name == "eye 1" and volume.source["files"] == ["eye 1.npy"] and volume.data.flags.c_contiguous
-    np.savez(tmp_path / "one.npz", anything=BYTES)
-    np.savez_compressed(tmp_path / "named.npz", mask=BYTES > 9, volume=BYTES)
-    for name in ("one", "named"):
+    for name, arrays in (("one", {"anything": BYTES}), ("named", {"mask": BYTES > 9, "volume": BYTES})):
+        np.savez_compressed(tmp_path / f"{name}.npz", **arrays)
         np.testing.assert_array_equal(read_volume(tmp_path / f"{name}.npz").data, UNIT)
 
 
@@ -98,11 +95,10 @@ def test_imagej_spacing(tmp_path, unit):
     assert volume.source["spacing_known"] is known and volume.source["format"] == "ImageJ TIFF"
 
 
-@pytest.mark.parametrize("planar", ["contig", "separate"])
-def test_colours_alpha_and_white_is_zero(tmp_path, planar):
-    stored = COLOUR if planar == "contig" else np.moveaxis(COLOUR, -1, 1)
-    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar)
-    np.testing.assert_allclose(read_volume(tmp_path / "a.tif").data, BRIGHTNESS, atol=1e-6)
+def test_colours_alpha_and_white_is_zero(tmp_path):
+    for planar, stored in (("contig", COLOUR), ("separate", np.moveaxis(COLOUR, -1, 1))):
+        tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planar)
+        np.testing.assert_allclose(read_volume(tmp_path / "a.tif").data, BRIGHTNESS, atol=1e-6)
     alpha = np.repeat(BYTES[..., None], 4, axis=3)
     tifffile.imwrite(tmp_path / "b.tif", alpha, photometric="rgb", extrasamples=["unassalpha"])
     np.testing.assert_allclose(read_volume(tmp_path / "b.tif").data, UNIT, atol=1e-6)
@@ -112,14 +108,10 @@ def test_colours_alpha_and_white_is_zero(tmp_path, planar):
     assert volume.window == (255, 0)
 
 
-@pytest.mark.parametrize("style", [{}, {"imagej": True, "metadata": {"axes": "ZYX"}}, {"compression": "lzw"}, "pillow"])
+@pytest.mark.parametrize("style", [{}, {"imagej": True, "metadata": {"axes": "ZYX"}}, {"compression": "lzw"}])
 def test_a_truncated_tiff_is_never_read_as_a_shorter_one(tmp_path, style, caplog):
     big, path = RNG.integers(0, 256, (20, 64, 48), dtype=np.uint8), tmp_path / "a.tif"
-    if style == "pillow":
-        first, *others = (Image.fromarray(page) for page in big)
-        first.save(path, save_all=True, append_images=others)
-    else:
-        tifffile.imwrite(path, big, photometric="minisblack", **style)
+    tifffile.imwrite(path, big, photometric="minisblack", **style)
     np.testing.assert_array_equal(read_volume(path).data, windowed(big, 0, 255))
     data = path.read_bytes()
     for part in (0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.98):
@@ -134,8 +126,7 @@ def test_a_truncated_tiff_is_never_read_as_a_shorter_one(tmp_path, style, caplog
 AXES, SIGNS = list(itertools.permutations(range(3))), list(itertools.product((1, -1), repeat=3))
 ORDERS = [np.array(list(zip(axes, signs, strict=True))) for axes in AXES for signs in SIGNS]
 STRAIGHT = np.array([[0.5, 0, 0, -10], [0, 0.8, 0, 20], [0, 0, 2.5, -30], [0, 0, 0, 1]])
-C, S = np.cos(0.3), np.sin(0.3)
-OBLIQUE = np.array([[C, -S, 0, 3], [S, C, 0, -4], [0, 0, 1, 5], [0, 0, 0, 1]]) @ STRAIGHT
+OBLIQUE = np.array([[0.8, -0.6, 0, 3], [0.6, 0.8, 0, -4], [0, 0, 1, 5], [0, 0, 0, 1]]) @ STRAIGHT
 
 
 @pytest.mark.parametrize("canonical", [STRAIGHT, OBLIQUE], ids=["straight", "oblique"])
@@ -156,18 +147,6 @@ def test_every_orientation_there_and_back(tmp_path, order, canonical):
     np.testing.assert_allclose(lps.affine @ [1, 4, 4, 1], canonical @ [3, 1, 4, 1], atol=1e-3)
     for volume in (ras, lps, own):
         np.testing.assert_array_equal(volume.grid.restore(volume.data), windowed(stored, 0, 209))
-
-
-def test_nifti_written_by_simpleitk(tmp_path):
-    image = SimpleITK.GetImageFromArray(WORDS)
-    image.SetSpacing((0.5, 0.8, 2.5))
-    image.SetOrigin((10, 20, 30))
-    SimpleITK.WriteImage(image, tmp_path / "a.nii.gz")
-    volume = read_volume(tmp_path / "a.nii.gz", window=(0, 4095))
-    np.testing.assert_array_equal(volume.data, windowed(WORDS, 0, 4095))  # ITK's own order is ours
-    assert volume.spacing == pytest.approx((2.5, 0.8, 0.5)) and volume.name == "a"
-    world = np.array(image.TransformIndexToPhysicalPoint((3, 2, 1))) * (-1, -1, 1)
-    np.testing.assert_allclose((volume.affine @ [3, 2, 1, 1])[:3], world, atol=1e-4)
 
 
 def test_scl_slope_a_single_time_and_micrometres(tmp_path):
@@ -200,13 +179,11 @@ def test_what_states_no_orientation_stays_as_stored(tmp_path, zooms):
 # Names and folders
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [("Auge links, übel", "Auge links, übel"), ("u\u0308", "ü"), ("a:b*c?", "a_b_c_"), (".hidden", "_.hidden"),
-     (" spaced. ", "spaced"), ("x" * 120, "x" * 120)],
-)  # fmt: skip
-def test_harmless_names_are_kept_or_made_so(text, name):
-    assert safe_name(text) == name == safe_name(name)
+def test_harmless_names_are_kept_or_made_so():
+    for name in ("Auge links, übel", "x" * 120):
+        assert safe_name(name) == name
+    found = [safe_name(name) for name in ("u\u0308", "a:b*c?", ".hidden", " spaced. ")]
+    assert found == ["ü", "a_b_c_", "_.hidden", "spaced"]
 
 
 @pytest.mark.parametrize(
