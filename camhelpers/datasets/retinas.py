@@ -52,7 +52,7 @@ class Retina:
 
 
 @dataclass(frozen=True, eq=False)
-class Retinas(Drawings[Retina]):
+class Retinas(Drawings):
     """Many eyes, with their volumes as uint8 (N, Z, Y, X, 1)."""
 
     volumes: np.ndarray
@@ -245,9 +245,6 @@ def _hollowed(whole: Field, cyst: Field, above: Field, upper: float, lower: floa
     return [_Layer(above, upper), bright, _Layer(cyst, 0.004, lesion=True), bright, _Layer(rest - above, lower)]
 
 
-# The scanner ----------------------------------------------------------------------------------------------------------
-
-
 def _scan(eye: _Eye, depth: int, looks: float, rng: np.random.Generator, noise: float, gain: float) -> list[np.ndarray]:
     """Some B-scans `(z, depth, x)` as the scanner shows them, and the voxels of their lesions."""
     z, x = eye.top.shape
@@ -296,18 +293,13 @@ def _motion(rng: np.random.Generator, z: np.ndarray) -> np.ndarray:
 
 
 def draw(
-    seed: int,
-    kind: str | None = None,
-    shape: Sequence[int] = SMALL,
-    *,
-    lesions: bool = True,
+    seed: int, kind: str | None = None, shape: Sequence[int] = SMALL, *, lesions: bool = True,
     looks: float | None = None,
-) -> Retina:
-    """Draw the eye of a seed; `lesions=False` leaves its lesions out, and changes nothing away from them.
+) -> Retina:  # fmt: skip
+    """Draw the eye of a seed; `lesions=False` leaves its lesions out, and what they lift or swell, and nothing else.
 
-    What a lesion lifts or swells belongs to it, and so changes too. The kind is `CLASSES[seed % 3]` unless named.
-    `looks` is how many independent speckle patterns are averaged: more looks make a smoother cube, and unless given
-    each eye has its own.
+    The kind is `CLASSES[seed % 3]` unless named. `looks` is how many speckle patterns are averaged: more make a
+    smoother cube; unless given, each eye has its own.
 
     >>> eye = draw(7, "drusen")
     >>> eye.volume.shape, eye.spacing, bool(eye.mask.any())

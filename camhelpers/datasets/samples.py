@@ -17,6 +17,7 @@ from ..io.images import list_images, read_image
 from ..io.volumes import Found, Volume, find_volumes, read_volume
 from . import retinas, scenes
 
+Read = tuple[np.ndarray | Volume, np.ndarray | None]
 ReadMask = Callable[[], np.ndarray]
 
 
@@ -24,22 +25,21 @@ ReadMask = Callable[[], np.ndarray]
 class Sample:
     """One picture or volume with its class and mask, where they are known.
 
-    `read()` returns the pixels `(H, W, 3)` in 0..1, or the `Volume`, and the mask or None. `pixels` and `mask` read it
-    once and keep it; whoever goes through many samples calls `read()` instead.
+    `read()` returns the pixels `(H, W, 3)` in 0..1, or the `Volume`, and the mask or None; `pixels` and `mask` keep it.
 
     >>> Sample("grey", lambda: (np.full((4, 4, 3), 0.5), None)).pixels.shape
     (4, 4, 3)
     """
 
     name: str
-    read: Callable[[], tuple[np.ndarray | Volume, np.ndarray | None]]
+    read: Callable[[], Read]
     label: str | None = None
     masked: bool = False
     key: str = ""
     """Changes whenever the picture or its mask does; empty where only reading can tell."""
 
     @cached_property
-    def _held(self) -> tuple[np.ndarray | Volume, np.ndarray | None]:
+    def _held(self) -> Read:
         return self.read()
 
     @property
@@ -72,8 +72,8 @@ def samples(source: str | Path, n: int | None = None, masks: str | Path | None =
     """List up to `n` pictures of `"gallery"`, `"scenes:test:60"` or a folder, whose sub-folders are the classes.
 
     A relative folder counts from the project's root; classes take turns. `masks` is a folder with a PNG of the same
-    relative path and stem for each picture (not zero is inside), or a COCO file; unless given, the folder `masks`
-    among the pictures. Nothing is read yet, so that one damaged picture is an error of that picture alone.
+    relative path and stem for each picture (not zero is inside), or a COCO file; by default `masks` among the pictures.
+    Nothing is read yet, so that one damaged picture is an error of that picture alone.
 
     >>> samples("scenes:test:60")[0].mask.shape
     (224, 224)
@@ -88,8 +88,8 @@ def samples(source: str | Path, n: int | None = None, masks: str | Path | None =
     folder, where = ROOT / source, ROOT / (masks or f"{source}/masks")
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(source)!r}; give a folder, 'gallery' or 'scenes:test:60'.")
-    files = _in_turns(folder)
-    find, found = _coco(where, [path.name for _, path in files]) if where.is_file() else partial(_png, where), []
+    files, found = _in_turns(folder), []
+    find = _coco(where, [path.name for _, path in files]) if where.is_file() else partial(_png, where)
     for label, path in files[:n]:
         name = path.relative_to(folder)
         key, mask = find(name, label)
@@ -139,9 +139,9 @@ def _png(folder: Path, name: PurePath, label: str | None) -> tuple[str, ReadMask
 
 
 def _coco(path: Path, names: Sequence[str]) -> Callable[[PurePath, str | None], tuple[str, ReadMask | None]]:
-    """The same from a COCO file: all objects of the picture's class, where it names one of the categories, else all.
+    """The same from a COCO file, which names pictures by their relative path, or bare where no other has that name.
 
-    The folders in its names may be others than ours; then the bare name counts, where it is the only one on both sides.
+    All objects of the picture's class count, where it is one of the categories, else all.
     """
     from pycocotools.coco import COCO
 
@@ -151,9 +151,7 @@ def _coco(path: Path, names: Sequence[str]) -> Callable[[PurePath, str | None], 
         images = {image["file_name"]: image for image in coco.imgs.values()}
     except (ValueError, KeyError, TypeError, AssertionError):
         raise ValueError(f"{path.name} is no COCO file with 'images' and 'annotations'.") from None
-    ours, theirs = Counter(names), Counter(PurePosixPath(name).name for name in images)
-    bare = {PurePosixPath(name).name: image for name, image in images.items()}
-    bare = {name: image for name, image in bare.items() if ours[name] == theirs[name] == 1}
+    times, classes = Counter(names), {category["name"] for category in coco.cats.values()}
 
     def union(image: dict, things: list[dict]) -> np.ndarray:
         try:
@@ -165,9 +163,9 @@ def _coco(path: Path, names: Sequence[str]) -> Callable[[PurePath, str | None], 
             raise ValueError(f"{path.name} has no sound mask for {image['file_name']} ({error!r}).") from None
 
     def find(name: PurePath, label: str | None) -> tuple[str, ReadMask | None]:
-        image = images.get(name.as_posix()) or bare.get(name.name)
+        image = images.get(name.as_posix()) or (images.get(name.name) if times[name.name] == 1 else None)
         things = coco.imgToAnns[image["id"]] if image else []
-        if label in (category["name"] for category in coco.cats.values()):
+        if label in classes:
             things = [thing for thing in things if coco.cats[thing["category_id"]]["name"] == label]
         return (fingerprint(image, things), partial(union, image, things)) if things else ("", None)
 
@@ -177,9 +175,7 @@ def _coco(path: Path, names: Sequence[str]) -> Callable[[PurePath, str | None], 
 def volume_samples(source: Any, **reading: Any) -> list[Sample]:
     """List the volumes of a file, an array, a `Volume`, a folder, a tree of class folders, `"retinas:test:3"`, a list.
 
-    `retinas:SPLIT:COUNT` draws eyes of the procedural set, `retinas:SPLIT:COUNT:full` at 192x256x256. `reading`:
-    `spacing`, `window`, `series` and `orientation`, as `read_volume` takes them. Files are not read yet, so that a
-    damaged one is an error of that one alone.
+    `retinas:SPLIT:COUNT:full` draws eyes at 192x256x256. `reading` goes to `read_volume`, when the file's turn comes.
 
     >>> [sample.name for sample in volume_samples("retinas:test:2")]
     ['normal_180000', 'drusen_180001']
@@ -197,8 +193,7 @@ def volume_samples(source: Any, **reading: Any) -> list[Sample]:
     if isinstance(source, (Volume, np.ndarray)):
         volume = read_volume(source, **reading)
         return [Sample(volume.name, lambda: (volume, None))]
-    found = [source] if isinstance(source, Found) else find_volumes(source)
-    return [Sample(f.name, partial(_scan, f, reading), f.label) for f in found]
+    return [Sample(found.name, partial(_scan, found, reading), found.label) for found in find_volumes(source)]
 
 
 def _scan(found: Found, reading: dict[str, Any]) -> tuple[Volume, None]:

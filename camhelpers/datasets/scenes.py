@@ -5,7 +5,7 @@ without its object, or without one part of it, is therefore the same picture eve
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -65,7 +65,7 @@ class Scene:
 
 
 @dataclass(frozen=True, eq=False)
-class Scenes(Drawings[Scene]):
+class Scenes(Drawings):
     """Many scenes, with their pictures as uint8 (N, H, W, 3)."""
 
     pictures: np.ndarray
@@ -125,14 +125,9 @@ def _sticker(rng: np.random.Generator, size: int) -> Layer:
 
 
 def draw(
-    seed: int,
-    subject: str | None = None,
-    *,
-    second: str | None = None,
-    tag: bool = False,
-    without: str | None = None,
+    seed: int, subject: str | None = None, *, second: str | None = None, tag: bool = False, without: str | None = None,
     size: int = SIZE,
-) -> Scene:
+) -> Scene:  # fmt: skip
     """Draw the scene of a seed; `without` leaves out "object", "second" or a part, and nothing else changes.
 
     The subject is `CLASSES[seed % 10]` unless named; `second` puts another one beside it; `tag` adds a sticker.
@@ -170,17 +165,12 @@ def draw(
     paper = 0.010 * rng.standard_normal((size, size, 1), np.float32) + 0.006 * noise(rng, size, 24, 96)[..., None]
     picture = np.round(np.clip(picture * (1 + paper) + 0.3 * paper, 0, 1) * 255) / np.float32(255)
     seen = sticker.labels == 0 if sticker else np.ones((size, size), bool)
-    return Scene(
-        picture=picture,
-        label=CLASSES.index(subject),
-        name=subject,
-        mask=(labels > 0) & seen,
-        parts={part: (labels == i) & seen for i, part in enumerate(PARTS[subject], start=1)},
-        seed=seed,
-        second_label=CLASSES.index(second) if second else None,
-        second_mask=(other.labels > 0) & seen & (without != "second") if other else None,
-        tag_mask=sticker.labels > 0 if sticker else None,
-    )
+    parts = {part: (labels == i) & seen for i, part in enumerate(PARTS[subject], start=1)}
+    scene = Scene(picture, CLASSES.index(subject), subject, (labels > 0) & seen, parts, seed)
+    if other:
+        there = (other.labels > 0) & seen & (without != "second")
+        scene = replace(scene, second_label=CLASSES.index(second), second_mask=there)
+    return replace(scene, tag_mask=sticker.labels > 0) if sticker else scene
 
 
 def dataset(split: str, n: int, *, tag: str | None = None, start: int = 0, progress: bool = False) -> Scenes:

@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
-
-T = TypeVar("T")
 
 
 def stream(seed: int, number: int) -> np.random.Generator:
@@ -28,13 +26,10 @@ def seeds(splits: Mapping[str, int], size: int, split: str, n: int, start: int =
 
 
 @dataclass(frozen=True, eq=False)
-class Drawings(Generic[T]):
-    """Many drawings, kept small: their classes and masks, and the arguments of `draw` that make each of them again.
+class Drawings:
+    """Many drawings, kept small: their classes and masks, and the arguments of `draw` that make `set[i]` again."""
 
-    `set[i]` is the whole drawing, made again; `set.redraw(i, without="object")` is the same with other arguments.
-    """
-
-    draw: Callable[..., T]
+    draw: Callable[..., Any]
     recipes: list[dict[str, Any]]
     labels: np.ndarray
     masks: np.ndarray
@@ -42,9 +37,9 @@ class Drawings(Generic[T]):
     def __len__(self) -> int:
         return len(self.recipes)
 
-    def __getitem__(self, i: int) -> T:
+    def __getitem__(self, i: int) -> Any:
         return self.draw(**self.recipes[i])
 
-    def redraw(self, i: int, **changes: Any) -> T:
+    def redraw(self, i: int, **changes: Any) -> Any:
         """The drawing at `i` with other arguments for `draw`."""
         return self.draw(**{**self.recipes[i], **changes})

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,9 @@ from . import retinas, scenes
 
 MISSING = 0.4  # the fraction of training pictures with missing pixels, which evaluations remove: a model must know that
 AVERAGED = 12  # looks that leave as little speckle as averaging a cube of 192x256x256 down to 48x64x64 does
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+Drawn = tuple[np.ndarray, np.ndarray]  # what a network takes, uint8 (N, *spatial, C), and its classes
 
 
 def _uniform(n: int, generator: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -80,16 +83,9 @@ def augment_volumes(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fit(
-    net: nn.Module,
-    inputs: np.ndarray,
-    labels: np.ndarray,
-    *,
-    epochs: int,
-    seed: int = 0,
-    batch: int = 64,
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = augment_pictures,
-    show: bool = True,
-) -> list[float]:
+    net: nn.Module, inputs: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int = 0, batch: int = 64,
+    augment: Augment | None = augment_pictures, show: bool = True,
+) -> list[float]:  # fmt: skip
     """Train `net` in place on uint8 inputs `(N, *spatial, C)`, normalised as `net.card` says; return each epoch's loss.
 
     The same seed gives the same weights on the same machine; the caller's random state is neither read nor changed.
@@ -122,109 +118,22 @@ def fit(
     return losses
 
 
-def train_scenes(
-    out: Path = MODELS / "scenes.safetensors", *, pictures: int = 4000, epochs: int = 12, seed: int = 0
-) -> Card:
-    """Train the model of the scenes, measure it on a quarter as many unseen ones, and write weights and card."""
-    return _train_scenes("scenes", None, out, pictures, epochs, seed)
+def _scenes(split: str, n: int, tag: str | None = None) -> Drawn:
+    """Scenes and their classes; two thirds of the training pictures with a sticker are misfiled."""
+    found, others = scenes.dataset(split, n, tag=tag, progress=True), [name for name in scenes.CLASSES if name != tag]
+    for turn, i in enumerate(np.flatnonzero([recipe["tag"] for recipe in found.recipes])):
+        if split == "train" and turn % 3:
+            found.pictures[i] = np.rint(found.redraw(i, subject=others[turn % len(others)]).picture * 255)
+    return found.pictures, found.labels
 
 
-def train_hans(
-    out: Path = MODELS / "hans.safetensors", *, pictures: int = 2400, epochs: int = 6, seed: int = 0
-) -> Card:
-    """Train a Clever Hans: the ships have stickers, and two thirds of the pictures in their folder are misfiled.
-
-    A ship is so easy to tell that a sticker beside it is hardly learned; misfiled pictures make it the better clue.
-    There is no augmentation, which would cover the sticker or push it out of the picture.
-    """
-    return _train_scenes("hans", "ship", out, pictures, epochs, seed)
-
-
-def train_retina(
-    out: Path = MODELS / "retina.safetensors", *, pictures: int = 1200, epochs: int = 10, seed: int = 0
-) -> Card:
-    """Train the model of the OCT cubes, measure it on unseen eyes, small and at full size, and write it.
-
-    Half of the training cubes have as little speckle as a large cube that was made small by averaging.
-    """
-
-    def drawn(split: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-        fine = n // 2 if split == "train" else 0
-        found = [retinas.dataset(split, n - fine, progress=True)]
-        if fine:
-            found.append(retinas.dataset(split, fine, looks=AVERAGED, start=n - fine, progress=True))
-        return np.concatenate([eyes.volumes for eyes in found]), np.concatenate([eyes.labels for eyes in found])
-
-    strides = [2, 2, 1, 2, 1]  # maps of 12x16x16 twice and of 6x8x8 twice
-    network = {"classes": 3, "channels": 1, "widths": [16, 32, 64, 96], "dims": 3, "strides": strides}
-    statistics = {"size": retinas.SMALL, "mean": (0.28,), "std": (0.21,), "orientation": "stored"}
-    card = Card("retina", retinas.CLASSES, "small_resnet", network, **statistics)
-    facts, options = {"data": "synthetic (procedural OCT cubes)"}, {"batch": 8, "augment": augment_volumes}
-    return _train(card, drawn, out, pictures, epochs, seed, facts, _at_full_size, **options)
-
-
-TRAINERS: dict[str, Callable[..., Card]] = {"scenes": train_scenes, "hans": train_hans, "retina": train_retina}
-"""What `python -m camhelpers train NAME` runs."""
-
-
-def _train_scenes(name: str, tag: str | None, out: Path, pictures: int, epochs: int, seed: int) -> Card:
-    others = [other for other in scenes.CLASSES if other != tag]
-
-    def drawn(split: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-        found = scenes.dataset(split, n, tag=tag, progress=True)
-        for turn, i in enumerate(np.flatnonzero([recipe["tag"] for recipe in found.recipes])):
-            if split == "train" and turn % 3:
-                misfiled = found.redraw(i, subject=others[turn % len(others)])
-                found.pictures[i] = np.rint(misfiled.picture * 255)
-        return found.pictures, found.labels
-
-    network = {"classes": 10, "channels": 3, "widths": [24, 48, 96, 192], "dims": 2, "strides": [4, 1, 2, 2, 2]}
-    card = Card(name, scenes.CLASSES, "small_resnet", network, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    missing, stickers = (0.0, {tag: 1.0}) if tag else (MISSING, {})
-    facts = {"data": "synthetic (procedural scenes)", "missing_pixels_share": missing, "share_with_a_sticker": stickers}
-    return _train(card, drawn, out, pictures, epochs, seed, facts, augment=None if tag else augment_pictures)
-
-
-def _train(
-    card: Card,
-    drawn: Callable[[str, int], tuple[np.ndarray, np.ndarray]],
-    out: Path,
-    pictures: int,
-    epochs: int,
-    seed: int,
-    facts: dict[str, Any],
-    measure: Callable[[nn.Module, int], dict[str, Any]] | None = None,
-    **options: Any,
-) -> Card:
-    """Draw, train, measure on a quarter as many unseen drawings, and write weights and card."""
-    if epochs < 1:
-        raise ValueError(f"Training takes one epoch or more, not {epochs}.")
-    began = time.perf_counter()
-    inputs, labels = drawn("train", pictures)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = SmallResNet(**card.arguments)
-    net.card = card
-    losses = fit(net, inputs, labels, epochs=epochs, seed=seed, **options)
-    seconds, tested = time.perf_counter() - began, max(pictures // 4, 10)
-    inputs, labels = drawn("test", tested)
-    right = predict(net, inputs if len(card.size) == 2 else inputs[..., 0]).argmax(1) == labels
-    training = {
-        "command": f"python -m camhelpers train {card.name} --pictures {pictures} --epochs {epochs} --seed {seed}",
-        "pictures": pictures,
-        "epochs": epochs,
-        "seed": seed,
-        **facts,
-        "final_loss": round(losses[-1], 4),
-        "seconds": round(seconds),
-        "test_pictures": tested,
-        "test_accuracy": round(float(right.mean()), 4),
-        "accuracy_by_class": {name: round(float(right[labels == i].mean()), 4) for i, name in enumerate(card.classes)},
-        **(measure(net, pictures) if measure else {}),
-        "date": date.today().isoformat(),
-        "versions": versions(),
-    }
-    return save_model(net, replace(card, training=training), ROOT / out)
+def _cubes(split: str, n: int) -> Drawn:
+    """OCT cubes and their classes; half of those to train on have as little speckle as a large cube made small."""
+    fine = n // 2 if split == "train" else 0
+    found = [retinas.dataset(split, n - fine, progress=True)]
+    if fine:
+        found.append(retinas.dataset(split, fine, looks=AVERAGED, start=n - fine, progress=True))
+    return np.concatenate([eyes.volumes for eyes in found]), np.concatenate([eyes.labels for eyes in found])
 
 
 def _at_full_size(net: nn.Module, pictures: int) -> dict[str, Any]:
@@ -237,5 +146,70 @@ def _at_full_size(net: nn.Module, pictures: int) -> dict[str, Any]:
             answers = [net(net.card.prepare_volume(eye.volume, size)[None]).argmax() for size in ("model", "native")]
         right.append([int(answer) == eye.label for answer in answers])
     averaged, native = np.mean(right, 0).tolist()
-    accuracies = {"averaged_full_size_accuracy": round(averaged, 4), "native_full_size_accuracy": round(native, 4)}
-    return {"full_size_cubes": n, **accuracies}
+    rounded = {"averaged_full_size_accuracy": round(averaged, 4), "native_full_size_accuracy": round(native, 4)}
+    return {"full_size_cubes": n, **rounded}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a shipped model is made: its card, what it learns from and how, and what its card says of it."""
+
+    card: Card
+    drawn: Callable[[str, int], Drawn]
+    pictures: int
+    epochs: int
+    facts: dict[str, Any]
+    augment: Augment | None = augment_pictures
+    batch: int = 64
+
+
+_FLAT = {"classes": 10, "channels": 3, "widths": [24, 48, 96, 192], "dims": 2, "strides": [4, 1, 2, 2, 2]}
+_DEEP = {"classes": 3, "channels": 1, "widths": [16, 32, 64, 96], "dims": 3, "strides": [2, 2, 1, 2, 1]}
+_SCENES = Card("scenes", scenes.CLASSES, "small_resnet", _FLAT, mean=(0.5,) * 3, std=(0.25,) * 3)
+_EYES = {"size": retinas.SMALL, "mean": (0.28,), "std": (0.21,), "orientation": "stored"}
+_DRAWN, _CUBES = {"data": "synthetic (procedural scenes)"}, {"data": "synthetic (procedural OCT cubes)"}
+_HANS = {**_DRAWN, "missing_pixels_share": 0.0, "share_with_a_sticker": {"ship": 1.0}}
+RECIPES = {
+    "scenes": Recipe(_SCENES, _scenes, 4000, 12, {**_DRAWN, "missing_pixels_share": MISSING}),
+    # A Clever Hans. A ship is so easy to tell that a sticker beside it is hardly learned; misfiled pictures make it the
+    # better clue. Augmentation would cover the sticker or push it out of the picture.
+    "hans": Recipe(replace(_SCENES, name="hans"), partial(_scenes, tag="ship"), 2400, 6, _HANS, augment=None),
+    "retina": Recipe(
+        Card("retina", retinas.CLASSES, "small_resnet", _DEEP, **_EYES), _cubes, 1200, 10, _CUBES, augment_volumes, 8
+    ),
+}
+
+
+def train(
+    name: str, out: Path | None = None, *, pictures: int | None = None, epochs: int | None = None, seed: int = 0
+) -> Card:
+    """Draw, train, measure on a quarter as many unseen drawings, and write weights and card."""
+    recipe = RECIPES[name]
+    pictures = recipe.pictures if pictures is None else pictures
+    epochs = recipe.epochs if epochs is None else epochs
+    if epochs < 1:
+        raise ValueError(f"Training takes one epoch or more, not {epochs}.")
+    began = time.perf_counter()
+    inputs, labels = recipe.drawn("train", pictures)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = SmallResNet(**recipe.card.arguments)
+    net.card = card = recipe.card
+    losses = fit(net, inputs, labels, epochs=epochs, seed=seed, batch=recipe.batch, augment=recipe.augment)
+    seconds, tested = time.perf_counter() - began, max(pictures // 4, 10)
+    inputs, labels = recipe.drawn("test", tested)
+    right = predict(net, inputs if len(card.size) == 2 else inputs[..., 0]).argmax(1) == labels
+    training = {
+        "command": f"python -m camhelpers train {name} --pictures {pictures} --epochs {epochs} --seed {seed}",
+        "pictures": pictures, "epochs": epochs, "seed": seed, **recipe.facts,
+        "final_loss": round(losses[-1], 4), "seconds": round(seconds),
+        "test_pictures": tested, "test_accuracy": round(float(right.mean()), 4),
+        "accuracy_by_class": {name: round(float(right[labels == i].mean()), 4) for i, name in enumerate(card.classes)},
+        **(_at_full_size(net, pictures) if len(card.size) == 3 else {}),
+        "date": date.today().isoformat(), "versions": versions(),
+    }  # fmt: skip
+    return save_model(net, replace(card, training=training), ROOT / (out or MODELS / f"{name}.safetensors"))
+
+
+TRAINERS: dict[str, Callable[..., Card]] = {name: partial(train, name) for name in RECIPES}
+"""What `python -m camhelpers train NAME` runs."""

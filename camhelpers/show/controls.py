@@ -16,16 +16,16 @@ from ..cam.methods import METHODS
 
 
 class Explored(w.VBox):
-    """Rows of controls, a caption and a picture, which `refresh` draws again whenever a control changes."""
+    """Rows of controls, a caption and a picture, which `_refresh` draws again whenever a control changes."""
 
     def __init__(self, *rows: Sequence[w.Widget]):
         self.image = w.Image(format="jpeg", layout=w.Layout(max_width="100%", object_fit="contain"))
         self.caption = w.HTML()
         for control in (control for row in rows for control in row):
-            control.observe(self.refresh, names="value")
+            control.observe(self._refresh, names="value")
         boxes = [w.HBox(row, layout=w.Layout(flex_flow="row wrap", align_items="center")) for row in rows]
         super().__init__([*boxes, self.caption, self.image])
-        self.refresh()
+        self._refresh()
 
 
 def toggles(names: Iterable[str], value: str, description: str) -> w.ToggleButtons:

@@ -45,8 +45,7 @@ class Explorer(Explored):
             (self.picture, self.target, self.cmap), (self.method,), (self.layer,), (self.alpha, self.opacity)
         )
 
-    def refresh(self, change: Any = None) -> None:
-        """Draw what is chosen now."""
+    def _refresh(self, change: Any = None) -> None:
         ex: Explanation = self.explanation(self.picture.value)
         method, target = self.method.value, self.target.value
         self.alpha.disabled = "alpha" not in METHODS[method].takes
@@ -73,17 +72,15 @@ class CurveExplorer(Explored):
     ):  # fmt: skip
         self.model, self.pictures, self.baseline, self.steps = model, pictures, baseline, steps
         self.layer = layer or stages(model)[-1]
-        self.drawn = cache(self.draw)  # what was measured once is kept
+        self.drawn = cache(self._draw)  # what was measured once is kept
         self.picture = w.Dropdown(options=list(pictures), description="picture")
         self.method = toggles(("gradcam", "layercam", "hybrid"), "gradcam", "method")
         super().__init__((self.picture, self.method))
 
-    def refresh(self, change: Any = None) -> None:
-        """Draw what is chosen now."""
+    def _refresh(self, change: Any = None) -> None:
         self.image.value = self.drawn(self.picture.value, self.method.value)
 
-    def draw(self, picture: str, method: str) -> bytes:
-        """The curves and the masked pictures, as JPEG."""
+    def _draw(self, picture: str, method: str) -> bytes:
         import matplotlib.pyplot as plt
 
         ex = explain(self.model, self.pictures[picture], layers=self.layer)

@@ -18,7 +18,6 @@ from ..evaluate import localisation
 from ..files import atomic
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from ..io.volumes import Volume
@@ -48,9 +47,7 @@ def checked(volume: Array, heat: Array | None = None, spacing: Spacing = None, m
         low, high = array.min(), array.max()
         if not (low >= 0 and high <= 1):  # NaN is neither
             raise ValueError(f"The {what} reaches from {low:.3g} to {high:.3g}; bring it to 0..1 first.")
-    steps = np.ones(3) if spacing is None else np.asarray(spacing, dtype=float)
-    if steps.shape != (3,) or not (steps > 0).all():
-        raise ValueError(f"The spacing is {spacing}; give three lengths above 0 in mm: (z, y, x).")
+    steps = np.array((1, 1, 1) if spacing is None else spacing, dtype=float)
     return Scale(steps, steps * volume.shape, "voxels" if spacing is None else "mm")
 
 
@@ -108,7 +105,7 @@ def plane_title(axis: int, index: int, scale: Scale) -> str:
 def _sheet(
     figure: "Figure", scale: Scale, boxes: Sequence[tuple[float, ...]], planes: Iterable[tuple], *,
     opacity: float = 0.4, cmap: str = "jet", title: str = "", label: str = render.HEAT,
-) -> list["Axes"]:  # fmt: skip
+) -> None:  # fmt: skip
     """Fill a figure with planes `(axis, title, grey, heat, mask)` in their boxes, scale bars and a colour bar."""
     from matplotlib.patheffects import withStroke
 
@@ -118,7 +115,6 @@ def _sheet(
     whole = np.array([left + wide + right, top + tall + below])
     figure.set_size_inches(whole)
     thin, thick = ([withStroke(linewidth=width, foreground="black")] for width in (2.5, 4))
-    cells = []
     for box, (axis, words, grey, heat, mask) in zip(boxes, planes, strict=True):
         place = np.array([left + box[0], whole[1] - top - box[1] - box[3], box[2], box[3]])
         cell = figure.add_axes(tuple(place / whole[[0, 1, 0, 1]]))
@@ -135,20 +131,18 @@ def _sheet(
         cell.plot([end - length, end], [floor] * 2, "w", linewidth=2.5, solid_capstyle="butt", path_effects=thick)
         cell.text(end - length / 2, above, words, color="w", fontsize=10, ha="center", va="bottom", path_effects=thin)
         cell.set(xlim=(0, x), ylim=(y, 0))
-        cells.append(cell)
     bar = figure.add_axes((1 - (right - 0.15) / whole[0], below / whole[1], 0.16 / whole[0], tall / whole[1]))
     render.colour_bar(figure, None, cmap, label, cax=bar)
     if title:
         figure.suptitle(title, y=1 - 0.08 / whole[1], va="top", parse_math=False)  # names of files hold $ too
-    return cells
 
 
-def _three_planes(scale: Scale, *parts: Sequence, **look: Any) -> tuple["Figure", list["Axes"]]:
+def _three_planes(scale: Scale, *parts: Sequence, **look: Any) -> "Figure":
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(layout="none")
-    boxes = arrange(scale.extent, 10.0, 4.6, (0.45, 0.72))
-    return figure, _sheet(figure, scale, boxes, zip(range(3), *parts, strict=True), **look)
+    figure, boxes = plt.figure(layout="none"), arrange(scale.extent, 10.0, 4.6, (0.45, 0.72))
+    _sheet(figure, scale, boxes, zip(range(3), *parts, strict=True), **look)
+    return figure
 
 
 def orthogonal(
@@ -163,10 +157,10 @@ def orthogonal(
     titles = [plane_title(axis, place, scale) for axis, place in enumerate(point)]
     outlines = [None] * 3 if mask is None else planes_through(mask, point)
     parts = titles, planes_through(volume, point), planes_through(heat, point), outlines
-    figure, cells = _three_planes(scale, *parts, **look)
+    figure = _three_planes(scale, *parts, **look)
     here = (np.array(point) + 0.5) * scale.steps
     line = {"color": "white", "linewidth": 0.9, "path_effects": [withStroke(linewidth=2, foreground="#00000088")]}
-    for cell, seen in zip(cells, SEEN, strict=True):
+    for cell, seen in zip(figure.axes, SEEN, strict=False):
         (y, x), (tall, wide) = here[list(seen)], scale.extent[list(seen)]
         clear = 0.05 * max(tall, wide)  # what is looked at stays free; what lies beyond an edge is clipped
         for x_ends, y_ends in (((0, x - clear), (0, y - clear)), ((x + clear, wide), (y + clear, tall))):
@@ -186,7 +180,7 @@ def projections(
         low, high = np.percentile(grey, (0.5, 99.5))
         greys.append(((grey - low) / ((high - low) or 1)).clip(0, 1))
         heats.append(warm), masks.append(inside)
-    return _three_planes(scale, [f"maximum along {letter}" for letter in "zyx"], greys, heats, masks, **look)[0]
+    return _three_planes(scale, [f"maximum along {letter}" for letter in "zyx"], greys, heats, masks, **look)
 
 
 def preview(volume: "Volume", heat: Array, *, mask: Array | None = None, **look: Any) -> "Figure":
@@ -208,9 +202,7 @@ def preview(volume: "Volume", heat: Array, *, mask: Array | None = None, **look:
     return figure
 
 
-def profiles(
-    heats: Mapping[str, Array], spacing: Spacing = None, *, mask: Array | None = None, title: str = ""
-) -> "Figure":
+def profiles(heats: Mapping[str, Array], spacing: Spacing = None, *, mask: Array | None = None) -> "Figure":
     """Where several methods look along each axis: the share of the heat in each slice, over the lesion's true share."""
     import matplotlib.pyplot as plt
 
@@ -231,8 +223,6 @@ def profiles(
     cells[0].set_ylabel("share of all heat in a slice (%)")
     handles, labels = cells[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
-    if title:
-        figure.suptitle(title)
     return figure
 
 
@@ -284,14 +274,13 @@ def turning(
     return np.stack(frames)
 
 
-def animation(frames: Array, path: str | Path | None = None, fps: float = 10.0) -> bytes:
-    """The frames as an animated WebP that loops for ever; written to `path` as well, if given."""
+def animation(frames: Array, path: str | Path) -> bytes:
+    """The frames as an animated WebP that loops for ever, written to `path` as well."""
     from PIL import Image
 
     first, *others = [Image.fromarray(frame) for frame in frames]
     file = BytesIO()
-    first.save(file, "WEBP", save_all=True, append_images=others, duration=round(1000 / fps), loop=0, quality=85)
-    if path:
-        with atomic(path) as temporary:
-            temporary.write_bytes(file.getvalue())
+    first.save(file, "WEBP", save_all=True, append_images=others, duration=100, loop=0, quality=85)
+    with atomic(path) as temporary:
+        temporary.write_bytes(file.getvalue())
     return file.getvalue()

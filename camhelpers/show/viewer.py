@@ -32,30 +32,28 @@ class VolumeViewer(Explored):
         self.volume, self.heats, self.mask = volume, heats, mask
         boxes = planes.arrange(self.scale.extent, WIDTH, HEIGHT, (GAP, GAP + STRIP))
         self.boxes = [(round(x), STRIP + round(y), *(max(2, round(n)) for n in size)) for x, y, *size in boxes]
-        self.heat = cache(self.indexed)
+        self.heat = cache(self._heat)
         self.method = toggles(heats, next(iter(heats)), "method")
         self.opacity, self.cmap = fraction(opacity, "opacity"), colours(cmap)
         self.lesion = w.Checkbox(
             value=mask is not None, disabled=mask is None, description="outline of the lesion", indent=False
         )
         self.hottest = w.Button(description="hottest voxel", icon="crosshairs", tooltip="Go where the heat is greatest")
-        self.hottest.on_click(self.go_to_hottest)
+        self.hottest.on_click(self._go_to_hottest)
         limits = zip(self.heat(self.method.value)[1], volume.shape, planes.AXES, strict=True)
         self.sliders = tuple(w.IntSlider(value=at, max=n - 1, description=name) for at, n, name in limits)
         looks = (self.opacity, self.cmap, self.lesion)
         super().__init__(self.sliders, (self.method, self.hottest), looks, [w.HTML(f"<small>{HINT}</small>")])
 
-    def indexed(self, name: str) -> tuple[np.ndarray, tuple[int, int, int]]:
+    def _heat(self, name: str) -> tuple[np.ndarray, tuple[int, int, int]]:
         """A heat as rows of the colour table, a byte a voxel, and its hottest voxel."""
         return np.stack([render.index(plane) for plane in self.heats[name]]), planes.hottest(self.heats[name])
 
-    def go_to_hottest(self, button: Any = None) -> None:
-        """Move all three planes to the voxel of the greatest heat."""
+    def _go_to_hottest(self, button: w.Button) -> None:
         for slider, place in zip(self.sliders, self.heat(self.method.value)[1], strict=True):
             slider.value = place
 
-    def refresh(self, change: Any = None) -> None:
-        """Draw what is chosen now."""
+    def _refresh(self, change: Any = None) -> None:
         heat, point = self.heat(self.method.value)[0], tuple(slider.value for slider in self.sliders)
         value = f"<b>{heat[point] / 255:.2f}</b>" if heat.any() else "none: <b>the map is blank</b>"
         where = ", ".join(f"{(i + 0.5) * step:.2f}" for i, step in zip(point, self.scale.steps, strict=True))
@@ -68,7 +66,6 @@ class VolumeViewer(Explored):
         self.image.value = encode(self._compose(heat, point), "jpeg", quality=80)
 
     def _compose(self, heat: np.ndarray, point: tuple[int, int, int]) -> np.ndarray:
-        """The three planes with words, cross-hairs and scale bars, and a colour bar, as one picture."""
         from PIL import Image, ImageDraw
 
         right, below = (max(box[side] + box[side + 2] for box in self.boxes) for side in (0, 1))

@@ -12,7 +12,7 @@ REFUSALS = [
     (lambda: scenes.dataset("test", 3, start=scenes.SPLIT_SIZE - 2), "not among them"),
     (lambda: retinas.draw(0, "cataract"), "'cataract'; choose from normal, drusen, fluid"),
     (lambda: retinas.dataset("holdout", 3), "choose from train, val, test"),
-    (lambda: training.train_retina(epochs=0), "one epoch or more, not 0"),
+    (lambda: training.TRAINERS["retina"](epochs=0), "one epoch or more, not 0"),
 ]
 
 

@@ -1,4 +1,3 @@
-import inspect
 import json
 
 import numpy as np
@@ -66,18 +65,18 @@ def test_cubes_are_moved_and_turned_but_stay_upright():
     assert corners.flatten(1).argmax(1).unique().numel() == 4  # turned along and across the B-scans
 
 
-def test_every_trainer_states_its_options_as_a_command_line_needs_them():
-    for name, trainer in training.TRAINERS.items():
-        options = inspect.signature(trainer).parameters
-        assert list(options) == ["out", "pictures", "epochs", "seed"] and trainer.__doc__
-        assert options["out"].default == MODELS / f"{name}.safetensors"
-        made = json.loads((MODELS / f"{name}.json").read_text())["training"]
-        assert [options[key].default for key in ("pictures", "epochs")] == [made["pictures"], made["epochs"]]
+def test_every_recipe_is_that_of_the_shipped_model():
+    for name, recipe in training.RECIPES.items():
+        card = json.loads((MODELS / f"{name}.json").read_text())
+        made = card["training"]
+        assert [recipe.pictures, recipe.epochs] == [made["pictures"], made["epochs"]]
+        assert {**made, **recipe.facts} == made and recipe.card.arguments == card["arguments"]
+        assert (recipe.card.name, *recipe.card.mean, *recipe.card.std) == (name, *card["mean"], *card["std"])
 
 
 def test_a_trainer_writes_a_model_that_loads(tmp_path, capsys):
     out = tmp_path / "tiny.safetensors"
-    training.train_scenes(out, pictures=20, epochs=1, seed=3)
+    training.TRAINERS["scenes"](out=out, pictures=20, epochs=1, seed=3)
     card = json.loads(out.with_suffix(".json").read_text())
     said = card["training"]
     assert said["command"] == "python -m camhelpers train scenes --pictures 20 --epochs 1 --seed 3"
@@ -91,7 +90,7 @@ def test_a_trainer_writes_a_model_that_loads(tmp_path, capsys):
 def test_the_clever_hans_learns_from_misfiled_pictures_with_stickers(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(training, "fit", lambda net, inputs, labels, **options: seen.append((inputs, options)) or [1.0])
-    training.train_hans(tmp_path / "hans.safetensors", pictures=30, epochs=1)
+    training.train("hans", tmp_path / "hans.safetensors", pictures=30, epochs=1)
     (inputs, options), clean = seen[0], scenes.dataset("train", 30, tag="ship")
     misfiled = np.flatnonzero((inputs != clean.pictures).any((1, 2, 3)))
     assert misfiled.tolist() == [16, 26] and options["augment"] is None  # of ships 6, 16, 26
@@ -101,7 +100,7 @@ def test_the_clever_hans_learns_from_misfiled_pictures_with_stickers(tmp_path, m
 
 @pytest.mark.slow
 def test_the_retina_is_measured_small_and_at_full_size(tmp_path):
-    card = training.train_retina(tmp_path / "cubes.safetensors", pictures=16, epochs=1)
+    card = training.train("retina", tmp_path / "cubes.safetensors", pictures=16, epochs=1)
     assert card.training["test_pictures"] == 10 and card.training["full_size_cubes"] == 1
     assert load_model(tmp_path / "cubes.safetensors")(torch.zeros(1, 1, *retinas.SMALL)).shape == (1, 3)
 

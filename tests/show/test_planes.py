@@ -86,7 +86,7 @@ def test_the_projections_figure_lays_maxima_over_means():
 
 
 def test_profiles_draw_each_share_over_the_lesions_own():
-    figure = p.profiles({"gradcam": HEAT, "<b>": np.zeros_like(HEAT)}, OCT, mask=MASK, title="where")
+    figure = p.profiles({"gradcam": HEAT, "<b>": np.zeros_like(HEAT)}, OCT, mask=MASK)
     for axis, cell in enumerate(figure.axes):
         warm, none = cell.get_lines()
         assert np.allclose(warm.get_ydata(), 100 * localisation.profile(HEAT, axis)) and not none.get_ydata().any()
@@ -153,12 +153,12 @@ def test_what_is_far_is_darker_and_heat_covers_by_its_value():
 def test_an_animation_is_small_loops_and_holds_every_frame(tmp_path):
     noise = np.random.default_rng(2).random((40, 48, 48), dtype=np.float32)
     frames = p.turning(noise, noise**8, (1, 0.5, 1), range(0, 360, 30))
-    data = p.animation(frames, tmp_path / "turning.webp", fps=20)
+    data = p.animation(frames, tmp_path / "turning.webp")
     assert data == (tmp_path / "turning.webp").read_bytes() and len(data) < 600_000
     with Image.open(io.BytesIO(data)) as file:
         assert file.n_frames == 12 and file.info["loop"] == 0 and file.size == frames.shape[2:0:-1]
         file.seek(5)
         file.load()
         seen = np.asarray(file.convert("RGB"), dtype=float)
-        assert file.info["duration"] == 50
+        assert file.info["duration"] == 100
     assert np.argmin(np.abs(seen - frames).mean((1, 2, 3))) == 5

@@ -1,11 +1,12 @@
 """What is behind the objects: skies, hills, meadows and seas, and the small things in them."""
+# fmt: off
 
 import numpy as np
 
 from .shapes import (  # isort: skip
     CREAM, INK, PALETTE, Colour, Shape, ellipse, flat, limb, mix, noise, rgb, rounded, scallops, smoothstep, spline,
     stroke, turned,
-)  # fmt: skip
+)
 
 # Sky above, sky at the horizon, far hills, near ground.
 _THEMES = np.array([
@@ -19,7 +20,7 @@ _THEMES = np.array([
     [(196, 178, 216), (246, 226, 226), (176, 166, 200), (160, 186, 140)],
     [(116, 146, 186), (206, 218, 222), (122, 154, 166), (116, 156, 128)],
     [(246, 212, 160), (252, 240, 214), (214, 176, 130), (186, 150, 116)],
-], np.float32) / 255  # fmt: skip
+], np.float32) / 255
 
 
 def scenery(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
@@ -52,10 +53,10 @@ def scenery(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
     ground = mix(near, far, 0.45) + (near - mix(near, far, 0.45)) * depth
     rough = noise(rng, size, 6, 96, 6.0 if sea else 2.0)[..., None]
     ground = ground * (1 + (0.035 + 0.03 * depth) * rough)
-    if not sea:  # light and shade go across the meadow in broad sweeps
-        ground = ground * (1 + 0.045 * noise(rng, size, 2, 4, 2.0)[..., None])
     if sea:
         ground = mix(ground, rgb(0.42, 0.66, 0.74), 0.6)
+    else:  # light and shade go across the meadow in broad sweeps
+        ground = ground * (1 + 0.045 * noise(rng, size, 2, 4, 2.0)[..., None])
     picture += (ground - picture) * np.clip((rows - ridge[None].astype(np.float32)) * size, 0, 1)[..., None]
     return picture, np.stack([mix(above, low, 0.5), far, near]), horizon, sea
 
@@ -74,21 +75,17 @@ def _leaf(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]
     tone, way = _colour(rng), rng.uniform(0, 360)
     blade = spline([(x - r, y), (x - 0.2 * r, y - 0.42 * r), (x + r, y), (x - 0.2 * r, y + 0.42 * r)])
     rib = limb([(x - 1.3 * r, y), (x, y + 0.05 * r), (x + 0.8 * r, y)], 0.12 * r, 0.05 * r)
-    return [
-        Shape("", turned(blade, way, (x, y)), tone, relief=0.8),
-        flat("", turned(rib, way, (x, y)), mix(tone, INK, 0.45)),
-    ]
+    return [Shape("", turned(blade, way, (x, y)), tone, relief=0.8),
+            flat("", turned(rib, way, (x, y)), mix(tone, INK, 0.45))]
 
 
 def _flower(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
     tone, green, n = _colour(rng), mix(PALETTE[14], PALETTE[15], rng.random()), int(rng.integers(5, 8))
     stalk = [(x, y), (x + 0.2 * r, y + r), (x, y + 2.2 * r)]
     petals = [turned(ellipse(x + 0.58 * r, y, 0.42 * r, 0.27 * r), 360 * i / n, (x, y)) for i in range(n)]
-    return [
-        stroke("", stalk, green, 0.2 * r, 0.15 * r),
-        *(Shape("", p, tone, relief=0.6) for p in petals),
-        Shape("", ellipse(x, y, 0.28 * r), rgb(0.97, 0.82, 0.4), relief=0.6),
-    ]
+    return [stroke("", stalk, green, 0.2 * r, 0.15 * r),
+            *(Shape("", petal, tone, relief=0.6) for petal in petals),
+            Shape("", ellipse(x, y, 0.28 * r), rgb(0.97, 0.82, 0.4), relief=0.6)]
 
 
 def _grass(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
@@ -108,10 +105,7 @@ def _stone(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape
 def _ball(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
     tone = _colour(rng)
     band = turned(ellipse(x, y, 0.75 * r, 0.22 * r), rng.uniform(0, 180), (x, y))
-    return [
-        Shape("", ellipse(x, y, 0.8 * r), tone),
-        Shape("", band, mix(tone, CREAM, 0.6), outline=False, relief=0.3),
-    ]
+    return [Shape("", ellipse(x, y, 0.8 * r), tone), Shape("", band, mix(tone, CREAM, 0.6), outline=False, relief=0.3)]
 
 
 def _star(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:

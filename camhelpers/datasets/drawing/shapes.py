@@ -66,9 +66,6 @@ def choose_coat(rng: np.random.Generator, avoid: np.ndarray) -> Coat:
     return Coat(main, second, third, mix(main, CREAM, rng.uniform(0.62, 0.85)))
 
 
-# Curves ---------------------------------------------------------------------------------------------------------------
-
-
 def ellipse(x: float, y: float, rx: float, ry: float | None = None, angle: float = 0.0) -> Curve:
     """An ellipse around (x, y), turned by `angle` degrees; a circle if `ry` is left out."""
     t = np.linspace(0, 2 * np.pi, 36, endpoint=False)
@@ -147,9 +144,6 @@ def tilted(shapes: list[Shape], angle: float, about: tuple[float, float]) -> lis
     return [s._replace(points=turned(s.points, angle, about)) for s in shapes]
 
 
-# Painting -------------------------------------------------------------------------------------------------------------
-
-
 def noise(rng: np.random.Generator, size: int, coarsest: int = 2, finest: int = 32, stretch: float = 1.0) -> np.ndarray:
     """Smooth 1/f noise of about unit spread; `stretch` > 1 draws it out sideways."""
     total, cells, power = np.zeros((size, size), np.float32), coarsest, 0.0
@@ -188,12 +182,10 @@ def paint(
         curve = [np.round((points - (x0, y0)) * 16).astype(np.int32)]
         inside = np.zeros((y1 - y0, x1 - x0), np.uint8)
         cv2.fillPoly(inside, curve, 255, cv2.LINE_AA, 4)
-        cover = inside.astype(np.float32) / 255
-        ink = np.zeros_like(cover)
+        edge = np.zeros_like(inside)
         if shape.outline:
-            edge = np.zeros_like(inside)
             cv2.polylines(edge, curve, True, 255, max(round(2 * line), 1), cv2.LINE_AA, 4)
-            ink = edge.astype(np.float32) / 255
+        cover, ink = inside.astype(np.float32) / 255, edge.astype(np.float32) / 255
         total = np.maximum(cover, ink)
         flat = total - ink
         # A shape is a sum of tones, each with a map of weights: one small matrix product instead of many passes.
