@@ -98,16 +98,15 @@ def evaluate(
     """Measure methods on pictures, with statistics, tables and plots; goes on where it was interrupted."""
     from .datasets.samples import samples
     from .evaluate import report
-    from .evaluate.run import calibrate
-    from .evaluate.run import evaluate as measure
+    from .evaluate import run as evaluation
 
     pictures, options = samples(_source(images), n, masks and masks.absolute()), asdict(plan)
     declared = compare and [_pair(text, ":", "A comparison is given as first:second") for text in compare]
     pairs = report.family(plan.methods, plan.alphas, len(pictures), declared)
     model = network.load()
     shared = {name: options[name] for name in ("methods", "alphas", "layers", "seed", "batch")}
-    thresholds = calibrate(model, samples(_source(calibration)), **shared) if calibration else None
-    found = measure(model, pictures, thresholds=thresholds, out=out, progress=True, **options)
+    thresholds = evaluation.calibrate(model, samples(_source(calibration)), **shared) if calibration else None
+    found = evaluation.evaluate(model, pictures, thresholds=thresholds, out=out, progress=True, **options)
     for name, why in found.failed.items():
         print(f"{name} is left out: {why}", file=sys.stderr)
     report.write(found, out, pairs)

@@ -1,13 +1,9 @@
 """A pytest plugin that lets nbval compare as a reader would: `pytest -p tests.nbval_tolerance --nbval notebooks`.
 
-nbval compares text to the letter, never looks at a picture, and passes a cell that was never executed. With this plugin
-
-- numbers in text, tables and HTML agree within a relative tolerance, and the rest of the text exactly;
-- pictures agree as a whole and in every part, whatever the anti-aliasing, the fonts or the JPEG encoder;
-- a missing or an additional output fails, and so does a notebook with a code cell that was not executed;
-- widget views and stderr are not compared.
-
-nbval's own tags (nbval-ignore-output, nbval-skip, raises-exception) work as before.
+nbval compares text to the letter, never looks at a picture, and passes a cell that was never executed. Here numbers
+agree within a tolerance and other text exactly; pictures agree as a whole and in every part, whatever the fonts or the
+encoder; a missing or additional output fails, and so does a cell that was not executed; widget views and stderr are
+left out. nbval's own tags (nbval-ignore-output, nbval-skip, raises-exception) work as before.
 """
 
 import base64

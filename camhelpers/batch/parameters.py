@@ -55,9 +55,6 @@ def parse_cell(source: str) -> dict[str, Parameter]:
     """
     found, lines = {}, source.splitlines()
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign):
-            name = ast.unparse(node.targets[0])
-            raise ValueError(f"parameter {name!r} has no type; write {name}: int = ... or the like.")
         if isinstance(node, ast.AnnAssign) and node.value is not None:
             name, comment = ast.unparse(node.target), HELP.search(lines[node.end_lineno - 1])
             low, high, text = comment.groups() if comment else (None, None, "")
@@ -72,11 +69,7 @@ def _type(name: str, annotation: ast.expr, low: str | None, high: str | None) ->
     if low:
         within = Field(ge=float(low), le=float(high))
         types |= {"int": Annotated[int, within], "float": Annotated[float, within]}
-    try:
-        return eval(compile(ast.Expression(annotation), name, "eval"), {"__builtins__": {}}, types)
-    except (NameError, TypeError):
-        known = "int, float, str, bool, Literal[...], list[...], or one of these | None"
-        raise ValueError(f"parameter {name!r} is a {ast.unparse(annotation)}; use {known}.") from None
+    return eval(compile(ast.Expression(annotation), name, "eval"), {"__builtins__": {}}, types)
 
 
 def _words(kind: Any, span: str) -> str:

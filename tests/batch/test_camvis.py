@@ -265,22 +265,24 @@ def test_a_blank_map_is_written_and_said(tmp_path, net):
     assert (tifffile.imread(next(tmp_path.rglob("*_heatmap.tiff"))) == render.table()[0]).all()
 
 
-def test_the_model_is_left_as_it_was(tmp_path, net, quick):
-    calls = []
+def test_a_failure_in_the_middle_leaves_no_files_and_the_model_as_it_was(tmp_path, net, tree, quick, monkeypatch):
+    write, calls, before = tifffile.TiffWriter.write, [], {k: v.clone() for k, v in net.state_dict().items()}
 
-    def stop(module, given):
-        calls.append(module)
-        if len(calls) == 2:  # among the noisy copies
-            raise RuntimeError("Out of memory.")
+    def full(self, *arguments, **options):
+        write(self, *arguments, **options)
+        calls.append(self)
+        if len(calls) == 6:  # the second volume's second heatmap, after all of its bytes
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    handle = net.layer2.register_forward_pre_hook(stop)
-    found = explain_volumes(net, small(), ["smoothgrad"], tmp_path, samples=4)
-    handle.remove()
-    assert statuses(found) == ["failed"] and found.outcomes[0].problem == "Out of memory."
-    assert files(found.folder) == ["summary.csv"]
+    monkeypatch.setattr(tifffile.TiffWriter, "write", full)
     net.train()
-    assert statuses(explain_volumes(net, small(), ["hybrid", "vargrad"], tmp_path, samples=2)) == ["made"]
+    for expected in (["made", "failed", "made"], ["kept", "made", "kept"]):
+        options = {"session": "s", "resume": True, "samples": 2}
+        found = explain_volumes(net, tree, ["hybrid", "vargrad"], tmp_path / "out", **options)
+        problem = "No space left on device" if "failed" in expected else ""
+        assert statuses(found) == expected and found.outcomes[1].problem == problem
+        assert len([name for name in files(found.folder) if "eye 10" in name]) == 12 * (not problem)
+        assert len(whole(found.folder)) == 3 - expected.count("failed")
     assert all(m.training for m in net.modules()) and all(p.requires_grad and p.grad is None for p in net.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules())
     assert all((value == before[name]).all() for name, value in net.eval().state_dict().items())
@@ -288,26 +290,21 @@ def test_the_model_is_left_as_it_was(tmp_path, net, quick):
 
 @pytest.mark.slow
 def test_a_full_cube_through_the_command_is_read_by_others(tmp_path):
-    methods, name, shape = ["gradcam", "vargrad"], "normal_180000", (192, 256, 256)
-    given = ["--volume", "retinas:test:1:full", "--methods", *methods, "--samples", "2", "--out", str(tmp_path)]
-    call = [sys.executable, "-m", "camhelpers", "volume", *given, "--session", "full"]
-    result = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, timeout=300)
-    assert result.returncode == 0, result.stderr
-    session, eye = tmp_path / "CAMVis/session_full", retinas.draw(180000, shape=shape)
-    assert files(session) == sorted(["summary.csv", *layout("val", "normal", name, methods)])
+    given = ["--volume", "retinas:test:1:full", "--methods", "vargrad", "--samples", "2", "--out", str(tmp_path)]
+    assert cli.main(["volume", *given, "--session", "full"]) == 0
+    session, eye = tmp_path / "CAMVis/session_full", retinas.draw(180000, shape=(192, 256, 256))
+    assert files(session) == sorted(["summary.csv", *layout("val", "normal", "normal_180000", ["vargrad"])])
     assert whole(session)[0]["source"]["recipe"]["seed"] == 180000
-    stem = session / f"heatmaps/val/class_normal/{name}/{name}"
-    for method in methods:
-        image = sitk.ReadImage(f"{stem}_{method}_heatmap.nii.gz")
-        heat = sitk.GetArrayFromImage(image)
-        assert heat.shape == shape and heat.dtype == np.float32 and heat.min() >= 0 and heat.max() == 1
-        assert image.GetSpacing() == pytest.approx(eye.spacing[::-1], rel=1e-6)
-        read, pages = cv2.imreadmulti(f"{stem}_{method}_heatmap.tiff", flags=cv2.IMREAD_COLOR)
-        assert read and len(pages) == 192
-        assert all((page[..., ::-1] == render.colour(part)).all() for page, part in zip(pages, heat, strict=True))
-        with Image.open(f"{stem}_{method}_overlay.tiff") as file:
-            for page, grey, part in zip(ImageSequence.Iterator(file), eye.volume, heat, strict=True):
-                assert (np.asarray(page) == render.overlay(np.repeat(grey[..., None], 3, axis=-1), part)).all()
+    stem = session / "heatmaps/val/class_normal/normal_180000/normal_180000_vargrad"
+    image = sitk.ReadImage(f"{stem}_heatmap.nii.gz")
+    heat = sitk.GetArrayFromImage(image)
+    assert heat.shape == eye.volume.shape and heat.dtype == np.float32 and heat.min() >= 0 and heat.max() == 1
+    assert image.GetSpacing() == pytest.approx(eye.spacing[::-1], rel=1e-6)
+    read, pages = cv2.imreadmulti(f"{stem}_heatmap.tiff", flags=cv2.IMREAD_COLOR)
+    assert read and (np.stack(pages)[..., ::-1] == render.colour(heat)).all()
+    with Image.open(f"{stem}_overlay.tiff") as file:
+        for page, grey, part in zip(ImageSequence.Iterator(file), eye.volume, heat, strict=True):
+            assert (np.asarray(page) == render.overlay(np.repeat(grey[..., None], 3, axis=-1), part)).all()
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
@@ -440,20 +437,3 @@ def test_a_run_that_is_killed_leaves_whole_samples_and_goes_on(tmp_path, tree, c
     folder = tmp_path / "out/CAMVis/session_s"
     assert files(folder) == expected("val", ["gradcam", "layercam"])  # nothing temporary either
     assert len(whole(folder)) == 3
-
-
-def test_a_disk_that_fills_up(tmp_path, net, tree, quick, monkeypatch):
-    write, calls = tifffile.TiffWriter.write, []
-
-    def full(self, *arguments, **options):
-        write(self, *arguments, **options)
-        calls.append(self)
-        if len(calls) == 4:  # the second volume's overlay, after all of its bytes
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(tifffile.TiffWriter, "write", full)
-    found = explain_volumes(net, tree, ["gradcam"], tmp_path / "out", session="s")
-    assert statuses(found) == ["made", "failed", "made"] and found.outcomes[1].problem == "No space left on device"
-    assert not [name for name in files(found.folder) if "eye 10" in name] and len(whole(found.folder)) == 2
-    found = explain_volumes(net, tree, ["gradcam"], tmp_path / "out", session="s", resume=True)
-    assert statuses(found) == ["kept", "made", "kept"]
