@@ -1,12 +1,18 @@
-"""Heat against masks of any number of axes, and where in a volume heat lies."""
+"""Heat against masks of any number of axes, and where in a volume heat lies.
+
+Every score is NaN for a blank map or an empty mask, which say nothing.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
+
+from ..cam.methods import centre
 
 
 def relevance_mass(heat: np.ndarray, mask: np.ndarray) -> float:
-    """The share of all heat that lies inside the mask; NaN for a blank map or an empty mask, which say nothing.
+    """The share of all heat that lies inside the mask.
 
     >>> relevance_mass(np.array([[1.0, 3.0]]), np.array([[False, True]]))
     0.75
@@ -17,8 +23,7 @@ def relevance_mass(heat: np.ndarray, mask: np.ndarray) -> float:
 def relevance_rank(heat: np.ndarray, mask: np.ndarray) -> float:
     """The share of the hottest pixels inside the mask, as many of them as it has (Arras et al., 2022).
 
-    Where the last places are tied, this is what a random choice among the tied yields on average. NaN for a blank map
-    or an empty mask.
+    Where the last places are tied, this is what a random choice among the tied yields on average.
 
     >>> relevance_rank(np.array([0.9, 0.5, 0.1, 0.0]), np.array([True, False, True, False]))
     0.5
@@ -39,7 +44,6 @@ def pointing_hit(
 
     `tolerance` is the disc's radius as a share of the height, 15 pixels of 224 in the usual protocol; 0 asks for the
     maximum itself. With `spacing`, the distances of neighbours along each axis, it is a ball's radius in their unit.
-    NaN for a blank map or an empty mask.
     """
     from scipy.spatial import KDTree
 
@@ -47,16 +51,13 @@ def pointing_hit(
         return float("nan")
     if tolerance == 0:
         return float(mask[heat == heat.max()].mean())
-    steps = np.ones(heat.ndim) if spacing is None else np.asarray(spacing)
+    steps = np.full(heat.ndim, 1 / len(heat)) if spacing is None else np.asarray(spacing)
     away, _ = KDTree(np.argwhere(mask) * steps).query(np.argwhere(heat == heat.max()) * steps)
-    radius = tolerance * len(heat) if spacing is None else tolerance
-    return float((away <= radius * (1 + 1e-9)).mean())  # a rounding error is no miss
+    return float((away <= tolerance * (1 + 1e-9)).mean())  # a rounding error is no miss
 
 
 def iou(heat: np.ndarray, mask: np.ndarray, threshold: float) -> float:
     """Intersection over union of the mask and the pixels with at least `threshold` of the map's maximum.
-
-    NaN for a blank map or an empty mask. Choose the threshold elsewhere: see `calibrate_threshold`.
 
     >>> iou(np.array([1.0, 0.6, 0.2]), np.array([True, False, False]), 0.5)
     0.5
@@ -84,8 +85,6 @@ def calibrate_threshold(heats: Sequence[np.ndarray], masks: Sequence[np.ndarray]
 def average_precision(heat: np.ndarray, mask: np.ndarray) -> float:
     """The area under precision and recall over the pixels; every distinct heat is a threshold (Choe et al., 2020).
 
-    NaN for a blank map or an empty mask.
-
     >>> average_precision(np.array([0.8, 0.4, 0.2]), np.array([True, False, True]))
     0.8333333333333333
     """
@@ -98,27 +97,19 @@ def average_precision(heat: np.ndarray, mask: np.ndarray) -> float:
     return float(np.sum(np.diff(hits, prepend=0) * (hits / found)) / hits[-1])
 
 
-def lift(heat: np.ndarray, mask: np.ndarray, prior: np.ndarray | None = None) -> float:
-    """How many times the heat inside the mask exceeds what a map that knows nothing puts there.
-
-    That is the mask's share of the area, or of `prior`, such as `centre_prior`, since objects tend to be in the middle.
-    NaN for a blank map, an empty mask, or a prior without heat inside it.
+def lift(heat: np.ndarray, mask: np.ndarray) -> float:
+    """How many times the heat inside the mask exceeds what a map that is the same everywhere puts there.
 
     >>> lift(np.array([1.0, 3.0]), np.array([False, True]))
     1.5
     """
-    chance = relevance_mass(np.ones(heat.shape) if prior is None else prior, mask)
-    return relevance_mass(heat, mask) / chance if chance > 0 else float("nan")
+    return relevance_mass(heat, mask) / relevance_mass(np.ones(heat.shape), mask)
 
 
-def centre_prior(shape: tuple[int, ...]) -> np.ndarray:
-    """The control map "centre" of a given size: a bell in the middle that has seen no picture."""
-    import torch
-
-    from ..cam.methods import centre
-
-    empty = torch.zeros(1, 1, *shape)
-    return centre(empty, empty)[0].numpy()
+def lift_over_centre(heat: np.ndarray, mask: np.ndarray) -> float:
+    """The same against the control map "centre", since objects tend to be in the middle."""
+    empty = torch.zeros(1, 1, *heat.shape)
+    return relevance_mass(heat, mask) / relevance_mass(centre(empty, empty)[0].numpy(), mask)
 
 
 def oracle(mask: np.ndarray) -> np.ndarray:
@@ -139,36 +130,36 @@ def oracle(mask: np.ndarray) -> np.ndarray:
     return np.where(mask, 0.5 + inside / inside.max() / 2, 0.5 - outside / outside.max() / 2).astype(np.float32)
 
 
-def part_heat(heat: np.ndarray, parts: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """The share of all heat on each visible part; NaN for a blank map."""
-    return {name: relevance_mass(heat, mask) for name, mask in parts.items() if mask.any()}
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of each pair of maps `(N, ...)`; NaN where a map is constant and so ranks nothing.
 
-
-def part_correlation(drops: Mapping[str, float], heat_by_part: Mapping[str, float]) -> float:
-    """Spearman's correlation, within one picture, of what parts matter to the model and what heat they are given.
-
-    `drops` comes from `faithfulness.part_importance`, `heat_by_part` from `part_heat`. NaN with fewer than three parts
-    (two always agree or disagree entirely), for a blank map, and where all parts matter alike.
-
-    >>> part_correlation({"head": 5.0, "tail": 0.1, "legs": 1.0}, {"head": 0.6, "tail": 0.1, "legs": 0.2})
-    1.0
+    >>> rank_correlation(np.array([[1.0, 2.0, 3.0]]), np.array([[0.1, 0.4, 0.9]])).round(6).tolist()
+    [1.0]
     """
     from scipy.stats import rankdata
 
-    values = np.array([[drops[name], heat_by_part[name]] for name in drops]).T.reshape(2, -1)
-    if values.shape[1] < 3 or np.isnan(values).any() or (np.ptp(values, axis=1) == 0).any():
+    x, y = (rankdata(m.reshape(len(m), -1), axis=1) for m in (a, b))
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    norm = np.sqrt((x**2).sum(1) * (y**2).sum(1))
+    return np.divide((x * y).sum(1), norm, out=np.full(len(a), np.nan), where=norm > 0)
+
+
+def part_correlation(drops: Mapping[str, float], heat: np.ndarray, parts: Mapping[str, np.ndarray]) -> float:
+    """Spearman's correlation, within one picture, of what parts matter to the model and what heat they are given.
+
+    `drops` comes from `faithfulness.part_importance`, `parts` are the masks. NaN with fewer than three parts (two
+    always agree or disagree entirely), for a blank map, and where all parts matter alike.
+    """
+    given = [relevance_mass(heat, parts[name]) for name in drops]
+    if len(drops) < 3:
         return float("nan")
-    return float(np.round(np.corrcoef(rankdata(values, axis=1))[0, 1], 12))
+    return float(rank_correlation(np.array([list(drops.values())]), np.array([given]))[0])
 
 
 def _meet(heat: np.ndarray, mask: np.ndarray) -> bool:
-    """Whether there is heat and something to find; says what fits neither."""
-    if heat.shape != mask.shape or mask.dtype != bool:
-        raise ValueError(
-            f"The mask must be boolean and of the heat's shape {heat.shape}, not {mask.dtype} {mask.shape}."
-        )
-    if not heat.min() >= 0 or not np.isfinite(heat.max()):
-        raise ValueError("The heat must be finite and not negative; take explain's maps, or clip yours at 0.")
+    """Whether there is heat and something to find."""
+    if heat.shape != mask.shape or mask.dtype != bool or not 0 <= heat.min() <= heat.max() < np.inf:
+        raise ValueError("Heat must be finite and not negative, and its mask boolean and of the same shape.")
     return bool(heat.max() > 0 and mask.any())
 
 
@@ -212,19 +203,17 @@ def _focus(heat: np.ndarray) -> float:
     return float((count[:last].sum() + within * count[last]) / heat.size)
 
 
-def lesion_scores(
-    heat: np.ndarray, mask: np.ndarray, spacing: Sequence[float], tolerance: float = 0.15
-) -> dict[str, float]:
-    """How heat meets a lesion, voxel by voxel; NaN where the map is blank or there is no lesion.
+def lesion_scores(heat: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
+    """How heat meets a lesion, voxel by voxel.
 
-    The pointing game (within `tolerance` millimetres of the lesion, and exactly), the relevance mass and rank, the
-    average precision over voxels, the lift over the lesion's share of the volume, and by how many millimetres the
-    middle of the heat misses that of the lesion in depth.
+    The pointing game (within 0.15 millimetres of the lesion, and exactly), the relevance mass and rank, the average
+    precision over voxels, the lift, and by how many millimetres the middle of the heat misses that of the lesion in
+    depth.
     """
     depth = (np.arange(heat.shape[1]) + 0.5) * spacing[1]
     missed = float(profile(heat, 1) @ depth - profile(mask.astype(np.float32), 1) @ depth)
     return {
-        "pointing_game": pointing_hit(heat, mask, tolerance, spacing),
+        "pointing_game": pointing_hit(heat, mask, 0.15, spacing),
         "pointing_exact": pointing_hit(heat, mask, 0),
         "relevance_mass": relevance_mass(heat, mask),
         "relevance_rank": relevance_rank(heat, mask),

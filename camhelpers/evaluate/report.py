@@ -124,7 +124,7 @@ def _spelt(method: str, measured: list[str]) -> str:
 def comparisons(table: pd.DataFrame, pairs: Sequence[tuple[str, str]], **options: Any) -> pd.DataFrame:
     """Every declared comparison with every statistic and the gate of its metric; `pairs` come from `family`.
 
-    `options` are those of `statistics.compare`: `margin`, `level`, `seed`.
+    `options` are those of `statistics.compare`: `margin` and `seed`.
     """
     return _with_gate(compare(named(table), pairs, by=WHERE, **options), table)
 

@@ -39,7 +39,7 @@ LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "relevance_rank": metrics.relevance_rank,
     "average_precision": metrics.average_precision,
     "lift": metrics.lift,
-    "lift_over_centre": lambda heat, mask: metrics.lift(heat, mask, metrics.centre_prior(heat.shape)),
+    "lift_over_centre": metrics.lift_over_centre,
 }
 METRICS = (*FAITHFULNESS, *LOCALISATION, "iou")
 DEFAULTS = ("insertion", "deletion", "pointing_game", "relevance_mass", "relevance_rank", "average_precision")

@@ -1,20 +1,22 @@
 import numpy as np
 import pytest
+import torch
 from scipy.stats import spearmanr
 
+from camhelpers.cam.methods import centre
 from camhelpers.evaluate.localisation import (
     average_precision,
     calibrate_threshold,
-    centre_prior,
     heat_summary,
     iou,
     lesion_scores,
     lift,
+    lift_over_centre,
     oracle,
     part_correlation,
-    part_heat,
     pointing_hit,
     profile,
+    rank_correlation,
     relevance_mass,
     relevance_rank,
 )
@@ -108,11 +110,12 @@ def test_average_precision_is_precision_at_each_heat_weighted_by_the_recall_it_g
 
 
 def test_lift_is_one_for_a_map_that_knows_nothing():
-    prior = centre_prior((20, 20))
+    empty = torch.zeros(1, 1, 20, 20)
+    prior = centre(empty, empty)[0].numpy()
     assert lift(np.ones((20, 20)), MASK) == pytest.approx(1)
-    assert lift(prior, MASK, prior) == pytest.approx(1)
+    assert lift_over_centre(prior, MASK) == pytest.approx(1)
     assert lift(HEAT, MASK) == pytest.approx((1 / 3) / (16 / 400))
-    assert lift(HEAT, MASK, prior) == pytest.approx((1 / 3) / (prior[MASK].sum() / prior.sum()))
+    assert lift_over_centre(HEAT, MASK) == pytest.approx((1 / 3) / (prior[MASK].sum() / prior.sum()))
     assert lift(prior, MASK) > 1.5  # the mask is in the middle, so the centre alone does well
 
 
@@ -125,31 +128,41 @@ def test_the_oracle_orders_the_whole_picture_around_the_mask():
 
 
 @pytest.mark.parametrize(
-    "score", [relevance_mass, relevance_rank, pointing_hit, average_precision, lift, lambda h, m: iou(h, m, 0.5)]
+    "score",
+    [
+        relevance_mass,
+        relevance_rank,
+        pointing_hit,
+        average_precision,
+        lift,
+        lift_over_centre,
+        lambda h, m: iou(h, m, 0.5),
+    ],
 )
 def test_blank_maps_and_empty_masks_say_nothing(score):
     assert np.isnan(score(np.zeros((20, 20)), MASK)) and np.isnan(score(HEAT, np.zeros((20, 20), bool)))
 
 
-# Parts ----------------------------------------------------------------------------------------------------------------
+# Ranks ----------------------------------------------------------------------------------------------------------------
 
 
-def test_part_heat_leaves_hidden_parts_out():
-    parts = {"head": MASK, "tail": np.zeros((20, 20), bool), "rest": ~MASK}
-    assert part_heat(HEAT, parts) == pytest.approx({"head": 1 / 3, "rest": 2 / 3})
-
-
-def test_part_correlation_equals_scipy_and_knows_its_limits():
+def test_rank_correlation_is_scipys_for_each_pair_and_a_constant_map_ranks_nothing():
     rng = np.random.default_rng(0)
-    drops, heat = ({f"part {i}": float(v) for i, v in enumerate(np.round(rng.random(8), 1))} for _ in range(2))
-    expected = spearmanr(list(drops.values()), list(heat.values())).statistic
-    assert part_correlation(drops, heat) == pytest.approx(expected)
-    assert part_correlation(drops, drops) == 1
-    three = {"a": 1.0, "b": 2.0, "c": 3.0}
-    assert part_correlation(three, three) == 1
-    assert np.isnan(part_correlation({"a": 1.0, "b": 2.0}, three))
-    assert np.isnan(part_correlation(dict.fromkeys("abc", 1.0), three))
-    assert np.isnan(part_correlation(three, dict.fromkeys("abc", float("nan"))))
+    a, b = rng.integers(0, 9, (2, 3, 7, 7)).astype(float)  # with ties
+    expected = [spearmanr(p.ravel(), q.ravel()).statistic for p, q in zip(a, b, strict=True)]
+    assert rank_correlation(a, b) == pytest.approx(expected)
+    assert np.isnan(rank_correlation(0 * a, b)).all()
+
+
+def test_part_correlation_ranks_the_heat_on_each_part_and_knows_its_limits():
+    heat = np.array([[0.1, 0.2], [0.3, 0.0]])
+    places = np.array([[1, 2], [3, 0]])
+    parts = {name: places == i for i, name in enumerate("abc", start=1)}
+    assert part_correlation({"a": 1.0, "b": 5.0, "c": 7.0}, heat, parts) == pytest.approx(1)
+    assert part_correlation({"a": 5.0, "b": 1.0, "c": 7.0}, heat, parts) == pytest.approx(0.5)
+    assert np.isnan(part_correlation({"a": 1.0, "b": 2.0}, heat, parts))
+    assert np.isnan(part_correlation(dict.fromkeys("abc", 1.0), heat, parts))
+    assert np.isnan(part_correlation({"a": 1.0, "b": 5.0, "c": 7.0}, 0 * heat, parts))
 
 
 # Volumes --------------------------------------------------------------------------------------------------------------
@@ -190,10 +203,9 @@ def test_focus_is_the_smallest_share_that_holds_half_of_the_heat_whatever_its_sc
 def test_lesion_scores_of_heat_that_misses_by_a_known_distance():
     mask = np.zeros((6, 8, 10), bool)
     mask[2, 3:5, 7] = True  # its middle lies at a depth of 0.04 mm
-    found = lesion_scores(spot(2, 7, 7), mask, SPACING, tolerance=0.03)  # three voxels of 0.01 mm below its last
+    found = lesion_scores(spot(2, 7, 7), mask, SPACING)
     assert found["pointing_game"] == 1 and found["pointing_exact"] == 0 and found["relevance_mass"] == 0
     assert found["depth_error_mm"] == pytest.approx(0.075 - 0.04)
-    assert lesion_scores(spot(2, 7, 7), mask, SPACING, tolerance=0.029)["pointing_game"] == 0
     for slices, hit in ((1, 1), (2, 0)):  # 0.15 mm are forgiven, of slices 0.1 mm apart
         assert lesion_scores(spot(2 + slices, 4, 7), mask, SPACING)["pointing_game"] == hit
     inside = lesion_scores(mask.astype(np.float32), mask, SPACING)

@@ -135,7 +135,7 @@ def test_every_metric_of_localisation_and_the_calibrated_threshold(net, shown):
         ("iou", metrics.iou(heat, shown[0].mask, chosen["gradcam", "layer4"])),
         ("pointing_exact", metrics.pointing_hit(heat, shown[0].mask, 0)),
         ("lift", metrics.lift(heat, shown[0].mask)),
-        ("lift_over_centre", metrics.lift(heat, shown[0].mask, metrics.centre_prior((64, 64)))),
+        ("lift_over_centre", metrics.lift_over_centre(heat, shown[0].mask)),
     ):
         assert values(table, method="gradcam", metric=metric)["p0"] == pytest.approx(score, abs=1e-4)
 
