@@ -1,7 +1,6 @@
 """Headless reruns: notebooks executed with papermill, each in a process of its own, and what came of it."""
 
 import json
-import logging
 import multiprocessing
 import os
 import shutil
@@ -187,8 +186,6 @@ def _child(pipe: Connection, source: Path, parameters: dict[str, Any], place: Pa
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
-    # Parameters were checked before; papermill would warn about every Literal, which it cannot read.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
     number = 0
 
     def begin(cell: Any, cell_index: int) -> None:

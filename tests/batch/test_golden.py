@@ -14,13 +14,9 @@ def notebook_with(*outputs):
 
 def test_traces_of_a_run_are_stripped():
     widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "IntSlider(value=0)"}
-    notebook = notebook_with(
-        OUTPUT("stream", name="stderr", text="12%|##  | 1/8 [00:01<00:07]"),
-        OUTPUT("stream", text="a\n"),
-        OUTPUT("stream", text="b\n"),
-        OUTPUT("display_data", widget),
-        OUTPUT("display_data", {"text/plain": "0.5"}),
-    )
+    texts = (("stderr", "12%|##"), ("stdout", "a\n"), ("stdout", "b\n"))
+    streams = [OUTPUT("stream", name=name, text=text) for name, text in texts]
+    notebook = notebook_with(*streams, OUTPUT("display_data", widget), OUTPUT("display_data", {"text/plain": "0.5"}))
     notebook.metadata = nbformat.from_dict({"papermill": {"duration": 3}, "kernelspec": {"name": "mine"}})
     kept = {"tags": ["key-figure"], "slideshow": {"slide_type": "slide"}}
     notebook.cells[0].metadata = nbformat.from_dict({"execution": {"iopub.execute_input": "12:00"}} | kept)
@@ -44,13 +40,10 @@ def test_what_cannot_be_repeated_is_refused(text):
 
 @pytest.mark.slow
 def test_renewed_notebooks_are_stable_and_pass_nbval(tmp_path, write_notebook, capsys, nbval):
-    good = write_notebook(
-        tmp_path / "01_good.ipynb",
-        "# Good",
-        ("alpha: float = 0.7  # help Share", "parameters"),
-        "import ipywidgets, sys\nprint('1%', file=sys.stderr)\nipywidgets.IntSlider()",
-        "import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.show()\nprint('value', alpha)",
-    )
+    widget = "import ipywidgets, sys\nprint('1%', file=sys.stderr)\nipywidgets.IntSlider()"
+    plot = "import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.show()\nprint('value', alpha)"
+    cells = "# Good", ("alpha: float = 0.7  # help Share", "parameters"), widget, plot
+    good = write_notebook(tmp_path / "01_good.ipynb", *cells)
     bad = write_notebook(tmp_path / "02_bad.ipynb", "1 / 0")
     before = bad.read_bytes()
     assert renew([good, bad], timeout=600) == 1
