@@ -77,8 +77,8 @@ def read_volume(
     sized = spacing is None or (len(spacing) == 3 and all(0 < size < np.inf for size in spacing))
     ordered = window is None or (len(window) == 2 and -np.inf < window[0] < window[1] < np.inf)
     if not (sized and ordered and orientation in ORIENTATIONS):
-        rule = f"use three numbers above 0 in mm (z, y, x), two with low below high, and {', '.join(ORIENTATIONS)}"
-        raise ValueError(f"No volume has spacing {spacing}, window {window} and orientation {orientation!r}; {rule}.")
+        rule = f"three numbers above 0 in mm (z, y, x), two with low below high, and {', '.join(ORIENTATIONS)}"
+        raise ValueError(f"Cannot read with {spacing=}, {window=} and {orientation=}; use {rule}.")
     label = "The array" if isinstance(source, np.ndarray) else str(source)
     name, stored = _open(source, series, orientation)
     values, affine = _scalars(stored.values, label), stored.affine
@@ -181,8 +181,8 @@ def _scalars(values: np.ndarray, label: str) -> np.ndarray:
     """The same values as `(Z, Y, X)` of finite real numbers, or a sentence about what they are instead."""
     shape, colours = values.shape, values.ndim == 4 and values.shape[3] == 3
     if values.dtype.kind not in "biuf" or not (values.ndim == 3 or colours) or min(shape[:3]) < 2:
-        what = "a volume is (Z, Y, X), or (Z, Y, X, 3) in colour, of numbers, at least 2 slices, rows and columns"
-        raise ValueError(f"{label} has the shape {shape} of {values.dtype}; {what}.")
+        what = "integers or floats (Z, Y, X), or (Z, Y, X, 3) in colour, with at least 2 slices, rows and columns"
+        raise ValueError(f"{label} has the shape {shape} of {values.dtype}; a volume is {what}.")
     if colours:
         values = np.stack([(page @ _LUMA).astype(np.float32) for page in values])  # no copy of the whole in float64
     if values.dtype.kind == "f" and not all(np.isfinite(page).all() for page in values):
