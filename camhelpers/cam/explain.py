@@ -23,16 +23,16 @@ Size = Literal["input", "model", "native"]
 
 
 class Heat(NamedTuple):
-    """A heatmap, and what leads from it back to the method's own numbers; of a batch, with an entry for each sample."""
+    """A heatmap, and what leads back to the method's own numbers; of a batch, with an entry for each sample.
+
+    `raw` is what the method gave at the layer's own resolution; it was clipped (None: a CAM is not), resized, and
+    divided by its maximum there (0 for a blank map).
+    """
 
     heatmap: np.ndarray
-    """In 0..1, at the size that was asked for."""
     raw: np.ndarray
-    """What the method gave, at the layer's own resolution."""
     clipped_at: np.ndarray | None
-    """Where raw values were cut off before resizing; None for a CAM, which is not cut."""
     divided_by: np.ndarray
-    """The maximum after resizing; 0 for a blank map."""
 
 
 @dataclass(eq=False, repr=False)
@@ -55,8 +55,6 @@ class Explanation:
     def single(self) -> bool:
         """Whether one picture or volume was explained, not a batch."""
         return self.source.single
-
-    # what the model says -------------------------------------------------------------------------------------------
 
     @property
     def layers(self) -> list[str]:
@@ -92,8 +90,6 @@ class Explanation:
         top = np.max(self.probabilities, axis=-1)
         return float(top) if self.single else top
 
-    # why -------------------------------------------------------------------------------------------------------------
-
     def heatmap(
         self, method: str = "gradcam", *, size: Size = "input", percentile: float = PERCENTILE, normalize: bool = True,
         **options: Any,
@@ -127,8 +123,6 @@ class Explanation:
         """Whether the map shows no positive evidence at all."""
         top = self.heat(method, **{**options, "size": "native"}).divided_by
         return bool(top == 0) if self.single else top == 0
-
-    # to look at ------------------------------------------------------------------------------------------------------
 
     @property
     def picture(self) -> np.ndarray:
@@ -172,8 +166,6 @@ class Explanation:
     def __repr__(self) -> str:
         what = self.title() or "one picture" if self.single else f"batch of {len(self.inputs)}"
         return f"<Explanation: {what}, layers {', '.join(self.layers)}>"
-
-    # how -------------------------------------------------------------------------------------------------------------
 
     def _raw(
         self,

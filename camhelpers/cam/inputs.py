@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """The tensor for the model, and what it was made from."""
+    """The tensor `(N, C, *spatial)` for the model, and what it was made from.
+
+    `shape` is that of the pictures or volumes, which heat is brought back to; `pictures` are `(N, H, W, 3)` in 0..1;
+    `view` is the box (top, left, height, width) of them that the model saw, None for all.
+    """
 
     tensor: Tensor
-    """`(N, C, *spatial)`, on the model's device."""
     shape: tuple[int, ...]
-    """The spatial shape of the pictures or volumes, which heat is brought back to."""
     single: bool = False
     pictures: np.ndarray | None = None
-    """`(N, H, W, 3)` in 0..1; None where the input is no picture."""
     view: tuple[int, int, int, int] | None = None
-    """The box (top, left, height, width) of the pictures that the model saw; None for all of the input."""
     volumes: "list[Volume]" = field(default_factory=list)
 
 

@@ -21,18 +21,19 @@ from .gradients import SAMPLES, NoisyGradients
 
 @dataclass(frozen=True)
 class Method:
-    """One entry of the registry: the function, how figures show it, and what it takes and costs."""
+    """One entry of the registry: the function, how figures show it, and what it takes and costs.
+
+    `takes` names options of the function, `alpha` or `seed`. `forwards` are passes beyond the one that all methods
+    share; a method that has any reads `NoisyGradients`. A `control` knows nothing of the model: methods must beat it.
+    """
 
     name: str
     function: Callable[..., Tensor]
     title: str
     colour: str
     takes: tuple[str, ...] = ()
-    """Options of the function, `alpha` or `seed`."""
     forwards: int = 0
-    """Forward passes beyond the one that all methods share; a method that has any reads `NoisyGradients`."""
     control: bool = False
-    """Whether it knows nothing of the model; a method is worth looking at where it beats the controls."""
 
     def __call__(self, A: Tensor, G: Tensor, **options: Any) -> Tensor:
         """The raw map, with those of the options that the method takes."""
