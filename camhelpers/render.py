@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CMAPS = ("jet", "hot", "viridis", "plasma", "inferno", "magma", "cividis", "turbo")
-
-HEAT = "heat (share of the maximum)"
-"""What colour bars say."""
+HEAT = "heat (share of the maximum)"  # what colour bars say
 STYLE: dict[str, Any] = {
     "figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
     "font.family": "DejaVu Sans", "font.size": 12, "axes.titlesize": 13, "axes.titlepad": 7, "axes.labelsize": 12,

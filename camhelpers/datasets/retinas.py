@@ -1,10 +1,8 @@
 """Procedural OCT cubes of the macula with exact ground truth: which voxels are drusen, which are fluid.
 
-An eye is a stack of layers, from the vitreous down to the sclera; each layer is a thickness and a reflectivity over the
-field, and a lesion is one layer more. Everything is drawn in millimetres over a field of fixed size, so that one seed
-is the same eye at every shape, and each thing has a random stream of its own, so that the same eye without its lesions
-is the same cube elsewhere. The cube is what a scanner would make of it: light that is lost on its way down, a blur,
-speckle, detector noise, a head that moves between B-scans, and a logarithmic scale.
+An eye is a stack of layers, each a thickness and a reflectivity over the field; a lesion is one layer more. One seed is
+the same eye at every shape, and the same cube elsewhere without its lesions. The cube is what a scanner makes of it:
+light lost on its way down, blur, speckle, noise, a head that moves between B-scans, and a logarithmic scale.
 """
 
 from collections.abc import Sequence
@@ -20,11 +18,9 @@ from .sets import Drawings, seeds, stream
 CLASSES = ("normal", "drusen", "fluid")
 FULL = (192, 256, 256)
 SMALL = (48, 64, 64)
-FIELD = (6.0, 2.0, 6.0)
-"""What a cube covers, in mm: across the B-scans, in depth, along a B-scan."""
+FIELD = (6.0, 2.0, 6.0)  # what a cube covers, in mm: across the B-scans, in depth, along a B-scan
 SPLIT_SIZE = 90_000
-SPLITS = {"train": 0, "val": SPLIT_SIZE, "test": 2 * SPLIT_SIZE}
-"""The first seed of each split."""
+SPLITS = {"train": 0, "val": SPLIT_SIZE, "test": 2 * SPLIT_SIZE}  # the first seed of each
 
 _EYE, _VESSELS, _CHOROID, _LESIONS, _MOTION, _SCANNER, _SPECKLE = range(7)
 _EXTINCTION = 5.0  # per mm and unit of reflectivity: about half of the light comes through the retina

@@ -35,8 +35,7 @@ class Sample:
     read: Callable[[], Read]
     label: str | None = None
     masked: bool = False
-    key: str = ""
-    """Changes whenever the picture or its mask does; empty where only reading can tell."""
+    key: str = ""  # changes whenever the picture or its mask does; empty where only reading can tell
 
     @cached_property
     def _held(self) -> Read:
@@ -139,10 +138,7 @@ def _png(folder: Path, name: PurePath, label: str | None) -> tuple[str, ReadMask
 
 
 def _coco(path: Path, names: Sequence[str]) -> Callable[[PurePath, str | None], tuple[str, ReadMask | None]]:
-    """The same from a COCO file, which names pictures by their relative path, or bare where no other has that name.
-
-    All objects of the picture's class count, where it is one of the categories, else all.
-    """
+    """The same from a COCO file; its names are relative paths, or bare where no two pictures share one."""
     from pycocotools.coco import COCO
 
     try:

@@ -1,7 +1,6 @@
 """Picture-book scenes with exact ground truth: which pixels are the object, and which are its ears.
 
-Everything in a scene is a function of its seed, and each thing draws from a random stream of its own. The same scene
-without its object, or without one part of it, is therefore the same picture everywhere else.
+Each thing draws from a random stream of its own, so that a scene without its object, or a part, is the same elsewhere.
 """
 
 from collections.abc import Callable
@@ -26,24 +25,18 @@ SUBJECTS: dict[str, Callable[[np.random.Generator, Coat], list[Shape]]] = {
 }
 CLASSES: tuple[str, ...] = tuple(SUBJECTS)
 PARTS: dict[str, tuple[str, ...]] = {
-    "cat": ("tail", "body", "legs", "ears", "head", "face"),
+    "cat": ("tail", "body", "legs", "ears", "head", "face"), "fish": ("tail", "fins", "body", "eye"),
     "dog": ("tail", "legs", "body", "collar", "head", "snout", "eye", "ears"),
     "bird": ("legs", "tail", "body", "beak", "head", "eye", "wing"),
-    "fish": ("tail", "fins", "body", "eye"),
-    "butterfly": ("hindwings", "forewings", "antennae", "body"),
-    "car": ("cabin", "windows", "body", "lights", "wheels"),
-    "ship": ("mast", "flag", "sails", "hull", "portholes"),
-    "house": ("chimney", "walls", "roof", "door", "windows"),
-    "tree": ("trunk", "branches", "crown", "fruit"),
-    "mushroom": ("stem", "ring", "gills", "cap", "spots"),
-}
+    "butterfly": ("hindwings", "forewings", "antennae", "body"), "tree": ("trunk", "branches", "crown", "fruit"),
+    "car": ("cabin", "windows", "body", "lights", "wheels"), "ship": ("mast", "flag", "sails", "hull", "portholes"),
+    "house": ("chimney", "walls", "roof", "door", "windows"), "mushroom": ("stem", "ring", "gills", "cap", "spots"),
+}  # fmt: skip
 """The parts of each subject, from back to front; a fir has no branches, and not every tree has fruit."""
 SIZE = 224
 SPLIT_SIZE = 10_000_000
-SPLITS = {"train": 0, "calibration": SPLIT_SIZE, "test": 2 * SPLIT_SIZE}
-"""The first seed of each split."""
-MARGIN = 14
-"""Pixels around an object that its soft shadow may darken (at 224 pixels)."""
+SPLITS = {"train": 0, "calibration": SPLIT_SIZE, "test": 2 * SPLIT_SIZE}  # the first seed of each
+MARGIN = 14  # pixels around an object that its soft shadow may darken (at 224 pixels)
 
 _BACKGROUND, _DISTRACTORS, _OBJECT, _SECOND, _TAG, _NOISE = range(6)
 _FLOATING = ("bird", "butterfly", "fish")
@@ -115,11 +108,8 @@ def _sticker(rng: np.random.Generator, size: int) -> Layer:
     x, y = (0.115 if side else 0.885 for side in rng.integers(0, 2, 2))
     tone, r = PALETTE[rng.integers(14)], 0.07  # the livelier colours
     tick = [(x - 0.25 * r, y), (x - 0.05 * r, y + 0.22 * r), (x + 0.28 * r, y - 0.25 * r)]
-    shapes = [
-        Shape("tag", box(x - r, y - r, x + r, y + r, 0.03), rgb(0.99, 0.98, 0.96), relief=0.3),
-        Shape("tag", ellipse(x, y, 0.6 * r), tone, relief=0.5),
-        stroke("tag", tick, CREAM, 0.018),
-    ]
+    label = Shape("tag", box(x - r, y - r, x + r, y + r, 0.03), rgb(0.99, 0.98, 0.96), relief=0.3)
+    shapes = [label, Shape("tag", ellipse(x, y, 0.6 * r), tone, relief=0.5), stroke("tag", tick, CREAM, 0.018)]
     shapes = tilted(shapes, rng.uniform(-12, 12), (x, y))
     return paint([s._replace(points=s.points * size) for s in shapes], (), size, line=1.0)
 
@@ -157,8 +147,7 @@ def draw(
         compose(picture, other, 0.45)
     if without != "object":
         compose(picture, first, 0.45)
-    sticker = _sticker(stream(seed, _TAG), size) if tag else None
-    if sticker:
+    if sticker := _sticker(stream(seed, _TAG), size) if tag else None:
         compose(picture, sticker, 0.4)
 
     rng = stream(seed, _NOISE)
@@ -174,9 +163,7 @@ def draw(
 
 
 def dataset(split: str, n: int, *, tag: str | None = None, start: int = 0, progress: bool = False) -> Scenes:
-    """The `n` scenes of a split from number `start` on; the classes take turns, so that every ten are balanced.
-
-    All pictures of the class `tag` get a sticker, which makes a Clever Hans of whoever trains on them.
+    """The `n` scenes of a split from number `start` on, their classes in turns; those of the class `tag` get a sticker.
 
     >>> dataset("test", 10).labels.tolist()
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]

@@ -1,7 +1,6 @@
-"""Volumes seen flat: three planes, maximum projections, profiles, a preview of slices, and a view that turns.
+"""Volumes seen flat, in physical proportions: depth runs downwards, and the plane across x is `(Y, Z)`.
 
-Depth runs downwards: the plane across x is `(Y, Z)`. Figures keep the physical proportions. `look` is `opacity`, `cmap`
-and `title`; `spacing` is `(z, y, x)` in mm.
+`look` is `opacity`, `cmap` and `title`; `spacing` is `(z, y, x)` in mm.
 """
 
 import math
@@ -24,9 +23,7 @@ if TYPE_CHECKING:
 
 Array, Spacing = np.ndarray, Sequence[float] | None
 AXES = tuple(f"{name} {letter}" for name, letter in zip(localisation.AXES, "zyx", strict=True))
-"""What the three axes of a volume are called."""
-SEEN = ((1, 2), (0, 2), (1, 0))
-"""The axes that run down and across in the planes across z, y and x."""
+SEEN = ((1, 2), (0, 2), (1, 0))  # the axes that run down and across in the planes across z, y and x
 
 
 class Scale(NamedTuple):
@@ -68,10 +65,9 @@ def rgb(grey: Array) -> Array:
 
 
 def arrange(extent: Sequence[float], width: float, height: float, gap: tuple[float, float]) -> list[tuple[float, ...]]:
-    """Boxes `(left, top, width, height)` for the planes across z, y and x, in their physical proportions, with gaps.
+    """Boxes `(left, top, width, height)` for the planes across z, y and x, with gaps across and down.
 
-    Either all three in a row, or, as suits a flat volume, the plane across y beside the other two; whichever shows the
-    smallest plane larger.
+    In a row, or the plane across y beside the other two; whichever shows the smallest plane larger.
     """
     (z, y, x), (across, down) = extent, gap
     scale = min((width - 2 * across) / (2 * x + z), height / max(y, z))
@@ -230,10 +226,9 @@ def turning(
     volume: Array, heat: Array, spacing: Spacing = None, angles: Sequence[float] = tuple(range(0, 360, 15)), *,
     cmap: str = "jet", side: int = 200,
 ) -> Array:  # fmt: skip
-    """Frames `(N, H, W, 3)`, uint8, of the volume as it turns: grey maximum projections, the heat's over them.
+    """Frames `(N, H, W, 3)`, uint8, of maximum projections: from 25 degrees above, at 0 along z, at 90 along x.
 
-    At 0 degrees one looks along z from 25 degrees above, at 90 along x with z to the right; what is far is darker. Here
-    alone the heat covers in proportion to its value: cold heat must not hide what lies behind.
+    What is far is darker, and heat covers in proportion to its value: cold heat must not hide what lies behind.
     """
     import cv2
     import torch

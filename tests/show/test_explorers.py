@@ -2,7 +2,6 @@
 
 import io
 
-import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -82,11 +81,6 @@ def test_the_overlay_is_the_explanations_own(explorer):
     for left, picture, error in ((0, plain, 12), (392, overlay, 4)):  # beside each other, with a gap; JPEG
         expected = np.asarray(Image.fromarray(picture).resize((380, 380), Image.BICUBIC), dtype=float)
         assert np.abs(pixels(explorer)[:, left : left + 380] - expected).mean() < error
-
-
-def test_only_traits_that_nbval_can_compare(explorer):
-    kinds = {type(widget) for row in explorer.children for widget in (row, *getattr(row, "children", ()))}
-    assert ipywidgets.Output not in kinds and ipywidgets.Image in kinds
 
 
 def test_the_curve_explorer_draws_what_was_chosen_once(net, monkeypatch):

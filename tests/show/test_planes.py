@@ -48,9 +48,8 @@ def test_every_plane_has_its_physical_proportions_and_none_covers_another(spacin
 
 
 def test_a_flat_volume_stands_beside_its_slices_and_a_cube_in_a_row():
-    flat = p.arrange((6, 2, 6), 10, 4.6, (0.4, 0.7))
-    assert flat[0][0] == flat[2][0] > flat[1][0] == 0 and flat[2][1] > flat[0][1]
-    assert {top for _, top, _, _ in p.arrange((1, 1, 1), 10, 4.6, (0.4, 0.7))} == {0}
+    flat, row = (p.arrange(extent, 10, 4.6, (0.4, 0.7)) for extent in ((6, 2, 6), (1, 1, 1)))
+    assert flat[0][0] == flat[2][0] > flat[1][0] == 0 and flat[2][1] > flat[0][1] and {box[1] for box in row} == {0}
 
 
 def test_the_planes_figure_shows_the_overlay_and_says_where_it_is():
