@@ -60,7 +60,6 @@ def here(tmp_path_factory, write_series):
 
 FILES = [
     (read_image, "nowhere.png", FileNotFoundError, "is no file; name a picture"),
-    (read_image, "empty", FileNotFoundError, "is no file"),
     (read_image, "void.png", ValueError, "is not a picture that can be read; use PNG, JPEG"),
     (read_image, "moves.gif", ValueError, "is not a picture"),
     (read_image, "ink.jpg", ValueError, "CMYK colours"),
@@ -90,11 +89,12 @@ FILES = [
     (read_volume, "study/same", ValueError, "(0.000 mm between slices 1 and 2, 0.000 elsewhere)"),
     (read_volume, "study/nowhere", ValueError, "does not state where its slices lie"),
     (read_volume, "study/palette", ValueError, "PALETTE COLOR pixels; export it as grey"),
-    (find_volumes, "empty", FileNotFoundError, "holds no volume; name a volume (.npy"),
+    (find_volumes, "one", FileNotFoundError, "holds no volume; name a volume (.npy"),
     (find_volumes, "both", ValueError, "b.npy beside the class folder class"),
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Left out")
 @pytest.mark.parametrize(("call", "name", "error", "word"), FILES, ids=[f"{c.__name__} {n}" for c, n, *_ in FILES])
 def test_files(here, capsys, call, name, error, word):
     with pytest.raises(error, match=re.escape(word)) as caught:
