@@ -2,17 +2,22 @@
 
 import datetime
 import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from ..cam.methods import colour, controls
 from ..cam.methods import title as method_title
 from ..files import atomic, results_dir, versions, write_text
+from ..render import STYLE, save
 from .run import ALPHA, ORACLE, Evaluation, variant, variants
 from .statistics import LOWER_IS_BETTER, compare, interval, summarise
 
@@ -44,41 +49,25 @@ def gate(table: pd.DataFrame) -> pd.DataFrame:
         means = wide.mean()
         ranked = (sign * means.drop(list(OUTSIDE), errors="ignore")).sort_values(ascending=False).index
         best, worst = (ranked[0], ranked[-1]) if len(ranked) else (None, None)
-        above, below = (_gap(wide, pair, sign) for pair in ((ORACLE, best), (worst, "random")))
+        gaps = {}
+        for name, first, second in (("above", ORACLE, best), ("below", worst, "random")):
+            both = wide.reindex(columns=[first, second])
+            difference = (sign * (both[first] - both[second])).dropna()
+            low, high, _ = interval(difference)
+            gaps |= {name: difference.mean(), f"{name}_low": low, f"{name}_high": high}
         masks = ORACLE in wide
-        gaps = [above, below] if masks else [below]
-        if any(high < 0 for _, _, high in gaps):
+        sides = ["above", "below"] if masks else ["below"]
+        if any(gaps[f"{side}_high"] < 0 for side in sides):
             verdict = "fail"
-        elif all(low > 0 for _, low, _ in gaps):
+        elif all(gaps[f"{side}_low"] > 0 for side in sides):
             verdict = "pass" if masks else "no oracle"
         else:
             verdict = "undecided"
-        rows.append(
-            {
-                **dict(zip(WHERE, key, strict=True)),
-                "n": len(wide),
-                **{who: means.get(who, np.nan) for who in OUTSIDE},
-                "best_method": best,
-                "best": means.get(best, np.nan),
-                "worst_method": worst,
-                "worst": means.get(worst, np.nan),
-                **dict(zip(("above", "above_low", "above_high"), above, strict=True)),
-                **dict(zip(("below", "below_low", "below_high"), below, strict=True)),
-                "gate": verdict,
-            }
-        )
+        row = dict(zip(WHERE, key, strict=True)) | {"n": len(wide)} | {who: means.get(who, np.nan) for who in OUTSIDE}
+        for place, who in (("best", best), ("worst", worst)):
+            row |= {f"{place}_method": who, place: means.get(who, np.nan)}
+        rows.append({**row, **gaps, "gate": verdict})
     return pd.DataFrame(rows)
-
-
-def _gap(wide: pd.DataFrame, pair: tuple[str | None, str | None], sign: int) -> tuple[float, float, float]:
-    """By how much the first is better than the second on the pictures that have both, with its interval."""
-    if any(who not in wide for who in pair):
-        return np.nan, np.nan, np.nan
-    d = (sign * (wide[pair[0]] - wide[pair[1]])).dropna().to_numpy()
-    if len(d) < 2:
-        return (d.mean() if len(d) else np.nan), np.nan, np.nan
-    low, high, _ = interval(d)
-    return float(d.mean()), low, high
 
 
 def _with_gate(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
@@ -122,10 +111,7 @@ def _spelt(method: str, measured: list[str]) -> str:
 
 
 def comparisons(table: pd.DataFrame, pairs: Sequence[tuple[str, str]], **options: Any) -> pd.DataFrame:
-    """Every declared comparison with every statistic and the gate of its metric; `pairs` come from `family`.
-
-    `options` are those of `statistics.compare`: `margin` and `seed`.
-    """
+    """The declared pairs, see `family`, with every statistic, see `statistics.compare`, and the gate of the metric."""
     return _with_gate(compare(named(table), pairs, by=WHERE, **options), table)
 
 
@@ -151,14 +137,13 @@ def write(found: Evaluation, out: str | Path, pairs: Sequence[tuple[str, str]] =
     `comparison_plots.png` and `.pdf` show the last layer, the others have its name behind theirs.
     """
     folder, table = results_dir(out=out), found.table
-    whole, judged = conditions(found), gate(table)
-    paths = [_csv(table, folder / "evaluation_results.csv", whole)]
-    paths += [_csv(found.curves, folder / "curves.csv", whole)]
-    paths += _tables(judged, folder / "gate", found, ["layer"], [
+    judged, known = gate(table), conditions(found)
+    paths = [_csv(table, folder / "evaluation_results.csv", known), _csv(found.curves, folder / "curves.csv", known)]
+    paths += _tables(judged, folder / "gate", known, ["layer"], [
         "metric", "baseline", "n", ORACLE, "best_method", "best", "worst_method", "worst", "centre", "random", "gate",
     ])  # fmt: skip
-    paths += _tables(summary(table), folder / "summary_statistics", found, [*WHERE, "gate"], [
-        "method", "alpha", "n", "mean", "sd", "min", "max", "interval",
+    paths += _tables(summary(table), folder / "summary_statistics", known, WHERE, [
+        "method", "alpha", "n", "mean", "sd", "min", "max", "interval", "gate",
     ])  # fmt: skip
     paths += _plots(found, folder)
     about = {
@@ -173,23 +158,22 @@ def write(found: Evaluation, out: str | Path, pairs: Sequence[tuple[str, str]] =
     for suffix in (".csv", ".tex"):  # of an earlier run with other results
         (folder / f"comparisons{suffix}").unlink(missing_ok=True)
     if pairs:  # last, since it may find too few values to compare, and the rest is worth having even then
-        paths += _tables(comparisons(table, pairs), folder / "comparisons", found, ["first", "second", "layer"], [
+        paths += _tables(comparisons(table, pairs), folder / "comparisons", known, ["first", "second", "layer"], [
             "metric", "baseline", "difference", "interval", "effect", "win_rate", "p_t_holm", "p_wilcoxon_holm",
             "p_equivalence_holm", "verdict", "gate",
         ])  # fmt: skip
     return paths
 
 
-def conditions(found: Evaluation, **changes: Any) -> dict[str, Any]:
-    """What a reader must know to judge a table; None where a condition has no part in it."""
+def conditions(found: Evaluation) -> dict[str, Any]:
+    """What a reader must know to judge a table."""
     about = found.about
     named = {"baseline": ", ".join(about["baselines"]), "layer": ", ".join(about["layers"])}
-    return {"n": about["n"], "steps": about["steps"], **named, "model": about["model_hash"], "seed": about["seed"],
-            **changes}  # fmt: skip
+    return {"n": about["n"], "steps": about["steps"], **named, "model": about["model_hash"], "seed": about["seed"]}
 
 
 def _said(known: dict[str, Any]) -> str:
-    return ", ".join(f"{'weights' if k == 'model' else k} = {'none' if v is None else v}" for k, v in known.items())
+    return ", ".join(f"{'weights' if k == 'model' else k} = {v}" for k, v in known.items())
 
 
 def _csv(table: pd.DataFrame, path: Path, known: dict[str, Any]) -> Path:
@@ -201,46 +185,36 @@ def _csv(table: pd.DataFrame, path: Path, known: dict[str, Any]) -> Path:
 
 
 def _tables(
-    table: pd.DataFrame, stem: Path, found: Evaluation, split: Sequence[str], columns: Sequence[str]
+    table: pd.DataFrame, stem: Path, known: dict[str, Any], split: Sequence[str], columns: Sequence[str]
 ) -> list[Path]:
     """The whole table as CSV, and as LaTeX one table for each combination of `split`, which its caption names."""
     pieces = ["% needs \\usepackage{booktabs}"]
-    for key, group in table.groupby(list(split), sort=False, dropna=False):
-        here = dict(zip(split, map(_shown, split, key), strict=True))
-        known = {k: None if here[k] == "none" else here[k] for k in ("baseline", "layer") if k in here}
-        if "steps" in group and group["steps"].isna().all():
-            known["steps"] = None
-        of = ", ".join(f"gate: {v}" if k == "gate" else v for k, v in here.items() if v != "none")
-        caption = f"{_title(stem.name)}: {of}. {_said(conditions(found, **known))}."
-        label = "_".join([stem.name, *(str(v) for k, v in zip(split, key, strict=True) if k != "gate")])
-        pieces.append(_latex(group, columns, caption, label))
-    texts = write_text(stem.with_suffix(".tex"), "\n".join(pieces))
-    return [_csv(table, stem.with_suffix(".csv"), conditions(found)), texts]
+    for key, group in table.groupby(list(split), sort=False):
+        if "interval" in columns:
+            group = group.assign(interval=list(zip(group["low"], group["high"], strict=True)))
+        of = ", ".join(_cell(name, value) for name, value in zip(split, key, strict=True) if value != "none")
+        caption = f"{_name(stem.name)}: {of}. Measured with {_cell('conditions', _said(known))}."
+        label = "_".join(["tab:" + stem.name, *key])
+        style = group[list(columns)].style.hide(axis="index")
+        style = style.format({name: partial(_cell, name) for name in columns}, na_rep="--")
+        style = style.format_index(lambda name: HEADINGS.get(name, name.replace("_", " ")), axis=1)
+        layout = {"hrules": True, "position": "tbp", "position_float": "centering", "caption": caption, "label": label}
+        pieces.append(style.to_latex(**layout))
+    return [_csv(table, stem.with_suffix(".csv"), known), write_text(stem.with_suffix(".tex"), "\n".join(pieces))]
 
 
 HEADINGS = {
     "n": "$n$", "sd": "SD", "effect": "$d_z$",
     "p_t_holm": "$p_t$", "p_wilcoxon_holm": "$p_W$", "p_equivalence_holm": r"$p_\mathrm{eq}$",
 }  # fmt: skip
+TITLES = {ORACLE: "Oracle (mask)", "iou": "IoU", "comparisons": "Comparisons, each p after Holm"}
 
 
-def _latex(table: pd.DataFrame, columns: Sequence[str], caption: str, label: str) -> str:
-    """A floating table; `low` and `high` are one column, `interval`."""
-    if "interval" in columns:
-        table = table.assign(interval=list(zip(table["low"], table["high"], strict=True)))
-    texts = [name for name in columns if table[name].dtype.kind not in "iuf" and name != "interval"]
-    table = table[list(columns)].assign(**{name: [_shown(name, v) for v in table[name]] for name in texts})
-    style = table.style.hide(axis="index").format(na_rep="--", escape="latex")
-    for name in set(columns) - set(texts):
-        style = style.format(partial(_number, name), subset=[name], na_rep="--")
-    return style.format_index(lambda name: HEADINGS.get(name, name.replace("_", " ")), axis=1).to_latex(
-        hrules=True, position="tbp", position_float="centering", caption=caption.replace("_", r"\_"),
-        label=f"tab:{label}",
-    )  # fmt: skip
-
-
-def _number(column: str, value: Any) -> str:
-    """A number in mathematics, so that its minus is one."""
+def _cell(column: str, value: Any) -> str:
+    """A value as LaTeX: titles in place of code names, and numbers in mathematics, so that a minus is one."""
+    if isinstance(value, str):
+        coded = column in ("metric", "method", "first", "second", "best_method", "worst_method")
+        return re.sub(r"([&%$#_{}])", r"\\\1", _name(value) if coded else value)
     if column == "interval":
         return f"$[{value[0]:.4f}, {value[1]:.4f}]$"
     if column.startswith("p_") and value < 0.001:
@@ -249,101 +223,68 @@ def _number(column: str, value: Any) -> str:
     return (f"${value:g}$" if exact else f"${value:.4f}$").replace("inf", r"\infty")
 
 
-def _shown(column: str, value: Any) -> str:
-    """A text of a table as a reader wants it: titles in place of code names."""
-    if column == "metric":
-        return _title(value)
-    if column in ("method", "first", "second", "best_method", "worst_method") and isinstance(value, str):
-        return _label(value)
-    return str(value)
-
-
-def _title(metric: str) -> str:
-    special = {"comparisons": "Comparisons, each p after Holm", "iou": "IoU"}
-    return special.get(metric, metric.replace("_", " ").capitalize())
-
-
-def _label(method: str) -> str:
-    plain, _, alpha = method.partition("@")
-    return "Oracle (mask)" if plain == ORACLE else f"{method_title(plain)} {alpha}".rstrip()
+def _name(code: str) -> str:
+    """A metric, or a method with its alpha, as a reader wants it."""
+    plain, _, alpha = code.partition("@")
+    return f"{TITLES.get(plain) or method_title(plain).replace('_', ' ')} {alpha}".rstrip()
 
 
 def _plots(found: Evaluation, folder: Path) -> list[Path]:
-    import matplotlib as mpl
-    import matplotlib.pyplot as plt
+    """One figure for each layer: mean curves with bands, and each metric's means with intervals; both are of 95 %.
 
-    from ..render import STYLE, save
-
+    Bars are pale where the metric does not pass the gate, and the title says so.
+    """
+    table, lines = named(found.table[found.table["value"].notna()]), named(found.curves)
+    verdicts = gate(found.table).set_index(WHERE)["gate"]
     paths, layers = [], found.about["layers"]
-    with mpl.rc_context(STYLE):
-        for layer in layers:
-            figure = plot(found, layer)
+    for layer in layers:
+        curves, bars = (list(x[x["layer"] == layer].groupby(WHERE[:2], sort=False)) for x in (lines, table))
+        count = len(curves) + len(bars)
+        columns = min(4, count)
+        rows = -(-count // columns)
+        tall = max(3.0, 1.1 + 0.24 * table["method"].nunique())
+        with mpl.rc_context(STYLE):
+            figure, axes = plt.subplots(rows, columns, figsize=(4.0 * columns, tall * rows + 0.9), squeeze=False)
+            for cell in axes.flat[count:]:
+                cell.axis("off")
+            for cell, ((metric, baseline), group) in zip(axes.flat, curves, strict=False):
+                _curve(cell, group)
+                shown = "shown" if metric == "insertion" else "taken away"
+                cell.set(title=f"{_name(metric)}, baseline {baseline}", xlabel=f"share of pixels {shown}")
+            for cell, ((metric, baseline), group) in zip(axes.flat[len(curves) :], bars, strict=False):
+                verdict = verdicts[metric, baseline, layer]
+                _bars(cell, group, pale=verdict not in EVIDENCE)
+                better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
+                title = _name(metric) if baseline == "none" else f"{_name(metric)}, baseline {baseline}"
+                cell.set(title=title, xlabel=f"{better}; gate: {verdict}")
+            if curves:
+                figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
+            said = _said({**conditions(found), "layer": layer})
+            figure.suptitle(f"{found.about['model']}: {said}", fontsize=12)
             stem = "comparison_plots" if layer == layers[-1] else f"comparison_plots_{layer}"
             paths += [save(figure, folder / f"{stem}{suffix}") for suffix in (".png", ".pdf")]
             plt.close(figure)
     return paths
 
 
-def plot(found: Evaluation, layer: str) -> Any:
-    """One layer in one figure: mean curves with bands, and each metric's means with intervals; both are of 95 %.
-
-    Bars are pale where the metric does not pass the gate, and the title says so.
-    """
-    import matplotlib.pyplot as plt
-
-    table, lines = (named(t[t["layer"] == layer]) for t in (found.table, found.curves))
-    table = table[table["value"].notna()]
-    verdicts = gate(found.table[found.table["layer"] == layer]).set_index(["metric", "baseline"])["gate"]
-    bars, curves = list(table.groupby(WHERE[:2], sort=False)), list(lines.groupby(WHERE[:2], sort=False))
-    columns = min(4, len(bars) + len(curves))
-    rows = -(-(len(bars) + len(curves)) // columns)
-    tall = max(3.0, 1.1 + 0.24 * table["method"].nunique())
-    figure, axes = plt.subplots(rows, columns, figsize=(4.0 * columns, tall * rows + 0.9), squeeze=False)
-    for cell in axes.flat[len(bars) + len(curves) :]:
-        cell.axis("off")
-    for cell, ((metric, baseline), group) in zip(axes.flat, curves, strict=False):
-        _curve(cell, group)
-        cell.set_title(f"{_title(metric)}, baseline {baseline}")
-        cell.set_xlabel("share of pixels " + ("shown" if metric == "insertion" else "taken away"))
-        cell.set_ylabel("probability")
-    for cell, ((metric, baseline), group) in zip(axes.flat[len(curves) :], bars, strict=False):
-        verdict = verdicts[metric, baseline]
-        _bars(cell, group, pale=verdict not in EVIDENCE)
-        better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
-        cell.set_title(_title(metric) + ("" if baseline == "none" else f", baseline {baseline}"))
-        cell.set_xlabel(better if verdict == "pass" else f"{better}; gate: {verdict}")
-    if curves:
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-    figure.suptitle(f"{found.about['model']}: {_said(conditions(found, layer=layer))}", fontsize=12)
-    return figure
-
-
 def _curve(axes: Any, lines: pd.DataFrame) -> None:
-    """A mean curve with its band for each method; of several alphas, one."""
-    from scipy.stats import t
-
-    alphas = lines["alpha"].dropna().unique()
-    shown = ALPHA if ALPHA in alphas else alphas[0] if len(alphas) else None
-    for method, group in lines[lines["alpha"].isna() | (lines["alpha"] == shown)].groupby("method", sort=False):
+    """A mean curve with its band for each method."""
+    for method, group in lines.groupby("method", sort=False):
         by_fraction = group.groupby("fraction")["probability"]
-        mean, count = by_fraction.mean(), by_fraction.count()
-        reach = (by_fraction.std() / np.sqrt(count) * t.ppf(0.975, (count - 1).clip(lower=1))).fillna(0)
+        mean = by_fraction.mean()
+        reach = by_fraction.sem() * t.ppf(0.975, by_fraction.count() - 1)  # none of a single picture
         plain = method.partition("@")[0]
         style = "--" if plain == ORACLE else ":" if plain in controls() else "-"
-        axes.plot(mean.index, mean, color=colour(plain), linestyle=style, label=_label(method))
+        axes.plot(mean.index, mean, color=colour(plain), linestyle=style, label=_name(method))
         axes.fill_between(mean.index, mean - reach, mean + reach, color=colour(plain), alpha=0.15, linewidth=0)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="probability")
 
 
 def _bars(axes: Any, group: pd.DataFrame, pale: bool) -> None:
-    """A mean with its interval for each method, the oracle on top and the controls below."""
-    stats = summarise(group, by=["method"]).set_index("method")
-    methods = [m for m in stats.index if m not in OUTSIDE]
-    stats = stats.loc[[m for m in (ORACLE, *methods, *controls()) if m in stats.index]]
-    places = -np.arange(len(stats))
-    reach = np.nan_to_num([stats["mean"] - stats["low"], stats["high"] - stats["mean"]])
-    tones = [colour(method.partition("@")[0]) for method in stats.index]
-    axes.barh(places, stats["mean"], color=tones, alpha=0.25 if pale else 0.85, height=0.75)
-    axes.errorbar(stats["mean"], places, xerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=2)
-    axes.set_yticks(places, [_label(method) for method in stats.index], fontsize=10)
+    """A mean with its interval for each method, the first on top."""
+    found = summarise(group, by=["method"]).set_index("method")
+    places, tones = -np.arange(len(found)), [colour(method.partition("@")[0]) for method in found.index]
+    reach = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
+    axes.barh(places, found["mean"], color=tones, alpha=0.25 if pale else 0.85, height=0.75)
+    axes.errorbar(found["mean"], places, xerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=2)
+    axes.set_yticks(places, [_name(method) for method in found.index], fontsize=10)

@@ -5,17 +5,18 @@ Each finished batch is kept as a file, so that an interrupted evaluation goes on
 
 import inspect
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..cam.cards import Card
@@ -49,28 +50,19 @@ ORACLE = "oracle"
 COLUMNS = ("picture", "class", "method", "alpha", "layer", "metric", "baseline", "steps", "seed", "value", "seconds")
 
 
-def _known(what: str, offered: Collection[str]) -> AfterValidator:
-    def check(name: str) -> str:
-        if name not in offered:
-            raise ValueError(f"There is no {what} {name!r}; choose from {', '.join(offered)}.")
-        return name
-
-    return AfterValidator(check)
-
-
 @checked
 class Plan:
     """What is measured; the options of `evaluate` and of the command line."""
 
-    methods: tuple[Annotated[str, _known("method", METHODS)], ...] = ("gradcam", "layercam", "hybrid")
+    methods: tuple[str, ...] = ("gradcam", "layercam", "hybrid")
     """The methods to compare; the controls and, where there are masks, the oracle always take part."""
     alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (ALPHA,)
     """The hybrid's shares of Grad-CAM, each measured on its own."""
     layers: tuple[str, ...] = ()
     """The layers to explain; unless given, the last with a map."""
-    metrics: tuple[Annotated[str, _known("metric", METRICS)], ...] = ()
+    metrics: tuple[str, ...] = ()
     """The scores to measure; unless given, insertion, deletion and, where there are masks, four of localisation."""
-    baselines: tuple[Annotated[str, _known("baseline", faithfulness.BASELINES)], ...] = ("mean",)
+    baselines: tuple[str, ...] = ("mean",)
     """What stands in for a pixel that is taken away: mean, blur, black or zero."""
     steps: Annotated[int, Field(ge=1)] = 10
     """The steps of an insertion or deletion curve."""
@@ -78,6 +70,12 @@ class Plan:
     """Breaks ties between pixels and draws the random maps."""
     batch: Annotated[int, Field(ge=1)] = 16
     """The pictures that are explained and kept together."""
+
+    def __post_init__(self) -> None:
+        for what, offered in (("method", METHODS), ("metric", METRICS), ("baseline", faithfulness.BASELINES)):
+            for name in getattr(self, f"{what}s"):
+                if name not in offered:
+                    raise ValueError(f"There is no {what} {name!r}; choose from {', '.join(offered)}.")
 
 
 def variants(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, float]]:
@@ -125,18 +123,19 @@ def evaluate(
     >>> found.table.method.tolist()
     ['gradcam', 'gradcam', 'random', 'random', 'centre', 'centre', 'oracle', 'oracle']
     """
-    card, plan = _card(model), _resolved(model, samples, Plan(**options), thresholds)
+    card, plan = _resolved(model, samples, Plan(**options), thresholds)
     cuts = {f"{name} {layer}": threshold for (name, layer), threshold in (thresholds or {}).items()}
-    weights, folder = model_hash(model), None if out is None else results_dir("parts", out=out)
+    weights = model_hash(model)
     depends = [plan, cuts, weights, card, versions(), _code(plan)]
+    keyed = all(s.key for s in samples)  # else a picture may change unnoticed
+    folder = results_dir("parts", out=out) if out is not None and keyed else None
 
-    parts, kept = [], set()
+    parts = []
     with Progress(len(samples), "evaluating", "picture", show=progress) as counter:
         for first in range(0, len(samples), plan.batch):
             numbered = dict(enumerate(samples[first : first + plan.batch], first))
             listed = [(i, s.name, s.key) for i, s in numbered.items()]
-            told = folder and all(s.key for s in numbered.values())  # else a picture may change unnoticed
-            path = folder / f"{fingerprint(*depends, listed)}.json" if told else None
+            path = folder and folder / f"{fingerprint(*depends, listed)}.json"
             if path and path.is_file():
                 text = path.read_text(encoding="utf-8")
             else:
@@ -144,15 +143,11 @@ def evaluate(
                 if path:
                     write_text(path, text)
             parts.append(json.loads(text))  # what was kept and what is new go the same way, to the last digit
-            kept.add(path)
             counter.step(len(numbered))
 
     failed, seen = ({k: v for part in parts for k, v in part[kind].items()} for kind in ("failed", "seen"))
     if not seen:
         raise ValueError(f"None of the {len(samples)} pictures could be read; {next(iter(failed.values()))}")
-    if folder:  # those of other parameters or weights, or of pictures that have changed
-        for path in set(folder.glob("*.json")) - kept:
-            path.unlink()
     table = pd.DataFrame([row for part in parts for row in part["rows"]], columns=list(COLUMNS))
     names = ["picture", "class", "method", "alpha", "layer", "metric", "baseline", "fraction", "probability"]
     curves = pd.DataFrame([row for part in parts for row in part["curves"]], columns=names)
@@ -164,12 +159,9 @@ def evaluate(
         "n": len(seen),
         "masks": sum(s.masked and s.name in seen for s in samples),
         "accuracy": sum(judged) / len(judged) if judged else None,
-        **{key: list(getattr(plan, key)) for key in ("layers", "metrics", "baselines")},
-        "steps": plan.steps,
+        **asdict(plan),
         "thresholds": cuts,
-        "seed": plan.seed,
         "methods": [variant(*v) for v in variants(plan.methods, plan.alphas)],
-        "batch": plan.batch,
     }
     return Evaluation(table.astype({"alpha": float, "value": float, "steps": "Int64"}), curves, failed, about)
 
@@ -179,10 +171,10 @@ def calibrate(model: nn.Module, samples: Sequence[Sample], **options: Any) -> di
 
     `options` are the fields of `Plan`.
     """
-    card, some = _card(model), [s for s in samples if s.masked]
+    some = [s for s in samples if s.masked]
     if not some:
         raise ValueError("A threshold is chosen against masks, and none of these pictures has one.")
-    plan = _resolved(model, some, Plan(**options), None)
+    card, plan = _resolved(model, some, Plan(**options))
     heats: dict[tuple[str, str], list[np.ndarray]] = {}
     masks: list[np.ndarray] = []
     for first in range(0, len(some), plan.batch):
@@ -190,20 +182,10 @@ def calibrate(model: nn.Module, samples: Sequence[Sample], **options: Any) -> di
         x = torch.stack([card.prepare(pixels) for pixels, _ in read])
         _, _, maps, stack = _explained(model, x, plan, [plan.seed + first + i for i in range(len(x))])
         masks += [_as_seen(mask, card) for _, mask in read]
-        for m in maps:
-            heats.setdefault((variant(m.method, m.alpha), m.layer), []).extend(stack[m.index])
+        for (method, alpha, layer), (index, _) in maps.items():
+            heats.setdefault((variant(method, alpha), layer), []).extend(stack[index])
     chosen = {key: metrics.calibrate_threshold(held, masks) for key, held in heats.items()}
     return chosen | {(ORACLE, layer): 1.0 for layer in plan.layers}
-
-
-class _Map(NamedTuple):
-    """One method at one alpha and layer; `index` finds its maps among those that differ."""
-
-    method: str
-    alpha: float
-    layer: str
-    index: int
-    seconds: float
 
 
 def _part(
@@ -228,52 +210,46 @@ def _part(
         perfect = [np.zeros(stack.shape[2:], bool) if mask is None else mask for mask in masks]
         ranked = np.concatenate([stack, np.asarray([[metrics.oracle(mask) for mask in perfect]])])
         stack = np.concatenate([stack, np.asarray([perfect], np.float32)])
-        maps += [_Map(ORACLE, np.nan, layer, len(stack) - 1, np.nan) for layer in plan.layers]
-    scores, lines, fractions = {}, {}, []
+        maps |= {(ORACLE, np.nan, layer): (len(stack) - 1, np.nan) for layer in plan.layers}
+    lines, areas, fractions = {}, {}, []
     if directions := [d for d in FAITHFULNESS if d in plan.metrics]:
         found = faithfulness.curves(
             model, x, classes, ranked, steps=plan.steps, baselines=plan.baselines, directions=directions, seed=seeds
         )
         lines, fractions = found.probability, found.fractions.tolist()
-        scores |= {(d, b, plan.steps): faithfulness.auc(line, found.fractions) for (d, b), line in lines.items()}
-    scores |= {(m, "none", None): _each(LOCALISATION[m], stack, masks) for m in plan.metrics if m in LOCALISATION}
+        areas = {way: faithfulness.auc(line, found.fractions) for way, line in lines.items()}
 
     labels = [card.classes[c] if card.classes else str(c) for c in classes.tolist()]
     for s, label in zip(some, labels, strict=True):
         part["seen"][s.name] = label == s.label if s.label in card.classes else None
-    for m in maps:
-        here = dict(scores)
-        if "iou" in plan.metrics:
-            at_threshold = partial(metrics.iou, threshold=cuts[f"{variant(m.method, m.alpha)} {m.layer}"])
-            here["iou", "none", None] = {m.index: _each(at_threshold, stack[[m.index]], masks)[0]}
-        for i, (s, label) in enumerate(zip(some, labels, strict=True)):
-            if m.method == ORACLE and masks[i] is None:
+    for (method, alpha, layer), (index, seconds) in maps.items():
+        judges = {**LOCALISATION, "iou": partial(metrics.iou, threshold=cuts.get(f"{variant(method, alpha)} {layer}"))}
+        for i, (s, label, mask) in enumerate(zip(some, labels, masks, strict=True)):
+            if method == ORACLE and mask is None:
                 continue
-            who = [s.name, label, m.method, m.alpha, m.layer]
-            part["rows"] += [
-                [*who, metric, baseline, steps, plan.seed, float(values[m.index][i]), m.seconds]
-                for (metric, baseline, steps), values in here.items()
-                if masks[i] is not None or metric in FAITHFULNESS
-            ]
-            part["curves"] += [
-                [*who, metric, baseline, fractions, line[m.index, i].tolist()]
-                for (metric, baseline), line in lines.items()
-            ]
+            who = [s.name, label, method, alpha, layer]
+            values = [(*way, plan.steps, plan.seed, float(area[index, i])) for way, area in areas.items()]
+            for name in plan.metrics if mask is not None else ():
+                if name in judges:
+                    values.append((name, "none", None, plan.seed, judges[name](stack[index, i], mask)))
+            part["rows"] += [[*who, *value, seconds] for value in values]
+            part["curves"] += [[*who, *way, fractions, line[index, i].tolist()] for way, line in lines.items()]
     return part
 
 
 def _explained(
     model: nn.Module, x: Tensor, plan: Plan, seeds: list[int]
-) -> tuple[Tensor, Tensor, list[_Map], np.ndarray]:
+) -> tuple[Tensor, Tensor, dict[tuple[str, float, str], tuple[int, float]], np.ndarray]:
     """The pictures where the model is, their classes, and the maps: `(M, N, *spatial)`, each that differs once.
 
+    Before these, for each method, alpha and layer, which of the maps is its own and how many seconds a picture took.
     Fused and compared at the layer's own resolution: the hybrid at its ends is Grad-CAM and LayerCAM to the last bit.
     """
     start = perf_counter()
     ex = explain(model, x, layers=list(plan.layers))
     ex.capture.gradients(ex.target)
     shared = perf_counter() - start
-    maps, stack, known = [], [], {}
+    maps, stack, known = {}, [], {}
     for layer in plan.layers:
         for name, alpha in variants(plan.methods, plan.alphas):
             for _ in range(2):  # the second is timed; whoever comes first pays for warming up
@@ -285,41 +261,24 @@ def _explained(
             index = known.setdefault((heat.shape, heat.tobytes()), len(stack))
             if index == len(stack):
                 stack.append(large)
-            maps.append(_Map(name, alpha, layer, index, (shared + took) / len(x)))
+            maps[name, alpha, layer] = index, (shared + took) / len(x)
     return ex.inputs, ex.target, maps, np.stack(stack)
-
-
-def _each(
-    score: Callable[[np.ndarray, np.ndarray], float], stack: np.ndarray, masks: list[np.ndarray | None]
-) -> np.ndarray:
-    """The scores `(M, N)` of maps against masks; NaN where there is no mask."""
-    return np.array(
-        [[np.nan if k is None else score(h, k) for h, k in zip(heats, masks, strict=True)] for heats in stack]
-    )
 
 
 def _as_seen(mask: np.ndarray, card: Card) -> np.ndarray:
     """A picture's mask in the part and at the size that the model sees."""
-    import cv2
-
     top, left, height, width = card.view(*mask.shape)
     cut = mask[top : top + height, left : left + width].astype(np.float32)
     return cv2.resize(cut, card.size[::-1], interpolation=cv2.INTER_AREA) >= 0.5
 
 
-def _card(model: nn.Module) -> Card:
+def _resolved(
+    model: nn.Module, samples: Sequence[Sample], plan: Plan, thresholds: Mapping[tuple[str, str], float] | None = None
+) -> tuple[Card, Plan]:
+    """The model's card, and the plan with its layers and metrics spelt out; says what cannot be measured."""
     card = getattr(model, "card", None)
     if card is None or len(card.size) != 2:
-        raise ValueError(
-            "Evaluation needs a model of pictures with a card that says how to prepare them; see load_model."
-        )
-    return card
-
-
-def _resolved(
-    model: nn.Module, samples: Sequence[Sample], plan: Plan, thresholds: Mapping[tuple[str, str], float] | None
-) -> Plan:
-    """The plan with its layers and metrics spelt out; says what cannot be measured on these pictures."""
+        raise ValueError("Evaluation needs a model of pictures with a card, which says how to prepare them.")
     if len({s.name for s in samples}) < len(samples) or not samples:
         raise ValueError("Give at least one picture, and no two of the same name; results are told apart by it.")
     masked = any(s.masked for s in samples)
@@ -335,11 +294,8 @@ def _resolved(
     measured = [*(variant(*v) for v in variants(plan.methods, plan.alphas)), ORACLE]
     missing = [(w, layer) for w in measured for layer in plan.layers if (w, layer) not in (thresholds or {})]
     if "iou" in plan.metrics and missing:
-        raise ValueError(
-            f"iou needs a threshold for {' at '.join(missing[0])} that was chosen on other pictures; see calibrate, or "
-            "--calibration."
-        )
-    return plan
+        raise ValueError(f"iou needs a threshold for {' at '.join(missing[0])} from other pictures; see --calibration.")
+    return card, plan
 
 
 def _code(plan: Plan) -> list[Any]:

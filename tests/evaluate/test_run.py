@@ -15,7 +15,7 @@ from camhelpers.datasets.samples import Sample
 from camhelpers.evaluate import faithfulness, run
 from camhelpers.evaluate import localisation as metrics
 from camhelpers.evaluate.report import summary
-from camhelpers.evaluate.run import Plan, calibrate, evaluate
+from camhelpers.evaluate.run import calibrate, evaluate
 from camhelpers.files import ROOT, fingerprint
 from camhelpers.io.images import save_image
 
@@ -58,9 +58,6 @@ def values(table, **where):
     for column, value in where.items():
         table = table[table[column] == value]
     return table.set_index("picture")["value"]
-
-
-# What is measured -----------------------------------------------------------------------------------------------------
 
 
 def test_the_table_is_tidy_and_complete(found):
@@ -173,13 +170,9 @@ def test_the_time_of_a_map_is_one_measurement_for_each_batch(found):
     assert found.table.query("method == 'oracle'")["seconds"].isna().all()
 
 
-# Going on -------------------------------------------------------------------------------------------------------------
-
-
 def test_finished_batches_are_measured_once(net, tiny_net, shown, tmp_path, monkeypatch):
     options = {"methods": ["gradcam"], "steps": 2, "batch": 2, "out": tmp_path}
     first = evaluate(net, shown, **options)
-    parts = {p.name for p in (tmp_path / "parts").iterdir()}
     calls, measure = [], faithfulness.curves
     monkeypatch.setattr(faithfulness, "curves", lambda *a, **k: calls.append(1) or measure(*a, **k))
     again = evaluate(net, shown, **options)
@@ -198,7 +191,6 @@ def test_finished_batches_are_measured_once(net, tiny_net, shown, tmp_path, monk
     calls.clear()
     evaluate(tiny_net(), shown[:2], **options)  # other weights
     assert calls
-    assert len(parts) == 3 and len(list((tmp_path / "parts").iterdir())) == 1  # the others belong to no run
     unknown = [Sample("p0", shown[0].read)]  # nobody can tell whether it changed
     for _ in range(2):
         calls.clear()
@@ -280,11 +272,3 @@ def test_damaged_pictures_are_reported_and_the_rest_is_done(home, tmp_path, caps
     (tmp_path / "pictures/2.png").write_bytes(sound)
     assert cli.main(call) == 1
     assert set(results(tmp_path / "out")["picture"]) == {"0.png", "1.png", "2.png"}
-
-
-# The plan -------------------------------------------------------------------------------------------------------------
-
-
-def test_a_plan_takes_lists_and_keeps_what_it_is_given():
-    plan = Plan(methods=["gradcam"], alphas=[0, 1], steps=np.int64(3).item())
-    assert (plan.methods, plan.alphas, plan.steps, plan.baselines) == (("gradcam",), (0.0, 1.0), 3, ("mean",))
