@@ -87,8 +87,7 @@ class Settings:
         """The same settings with the layer's full name, the class's number and the card's orientation."""
         card = getattr(model, "card", None)
         if not isinstance(card, Card) or len(card.size) != 3:
-            what = f"{card.name!r} takes inputs of {len(card.size)} axes" if card else "it has no card that says so"
-            raise ValueError(f"Volumes need a network of three axes, such as 'retina'; {what}.")
+            raise ValueError("Volumes need a network whose card says that it takes three axes, such as 'retina'.")
         target = resolve_target(self.target, card.classes)
         if isinstance(target, int) and card.classes and not 0 <= target < len(card.classes):
             raise ValueError(f"The model has no class {target}; its classes are 0 to {len(card.classes) - 1}.")

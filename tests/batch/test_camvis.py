@@ -158,7 +158,7 @@ REFUSED = [
     ({"source": "nowhere"}, "nowhere does not exist"), ({"source": "retinas:test:0"}, "There are no retinas"),
     ({"source": Sample("../../evil", lambda: None)}, "The name '../../evil' "),
     ({"source": [np.zeros(SHAPE), np.ones(SHAPE)]}, "Two volumes are called 'volume'; rename one"),
-    ({"model": torch.nn.Conv3d(1, 1, 1)}, "Volumes need a network of three axes, such as 'retina'; it has no card"),
+    ({"model": torch.nn.Conv3d(1, 1, 1)}, "Volumes need a network whose card says that it takes three axes"),
 ]  # fmt: skip
 
 

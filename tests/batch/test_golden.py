@@ -39,7 +39,7 @@ def test_what_cannot_be_repeated_is_refused(text):
 
 
 @pytest.mark.slow
-def test_renewed_notebooks_are_stable_and_pass_nbval(tmp_path, write_notebook, capsys, nbval):
+def test_renewed_notebooks_are_stable(tmp_path, write_notebook, capsys):
     widget = "import ipywidgets, sys\nprint('1%', file=sys.stderr)\nipywidgets.IntSlider()"
     plot = "import matplotlib.pyplot as plt\nplt.plot([1, 3, 2])\nplt.show()\nprint('value', alpha)"
     cells = "# Good", ("alpha: float = 0.7  # help Share", "parameters"), widget, plot
@@ -56,6 +56,3 @@ def test_renewed_notebooks_are_stable_and_pass_nbval(tmp_path, write_notebook, c
     notebook = nbformat.read(good, as_version=4)
     assert [len(cell.outputs) for cell in notebook.cells[1:]] == [0, 0, 2]
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3]
-
-    printed = nbval(good)
-    assert "3 passed" in printed, printed

@@ -133,11 +133,11 @@ def test_what_is_done_is_skipped_until_something_changes(tmp_path, write_noteboo
 
 @pytest.mark.slow
 def test_the_time_limit_kills_the_kernel_and_its_children(tmp_path, write_notebook, monkeypatch):
-    pids = tmp_path / "pids"
+    pids, waits = tmp_path / "pids", tmp_path / "waits"
     code = "import os, subprocess, pathlib\nchild = subprocess.Popen(['sleep', '300'])\n"
     code += f"pathlib.Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{child.pid}}')"
-    write_notebook(tmp_path / "nb/01_slow.ipynb", "# Slow", code, "child.wait()")
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 600 * pids.exists())  # however slow the machine is
+    write_notebook(tmp_path / "nb/01_slow.ipynb", "# Slow", code, f"pathlib.Path({str(waits)!r}).touch()\nchild.wait()")
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 600 * waits.exists())  # however slow the machine is
     monkeypatch.setattr(suite, "time", clock)
     record = suite.run(timeout=600, notebooks=tmp_path / "nb", out=tmp_path / "out")["01_slow"]
     assert record["status"] == "timeout" and record["seconds"] < 900
