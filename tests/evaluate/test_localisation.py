@@ -110,8 +110,7 @@ def test_average_precision_is_precision_at_each_heat_weighted_by_the_recall_it_g
 
 
 def test_lift_is_one_for_a_map_that_knows_nothing():
-    empty = torch.zeros(1, 1, 20, 20)
-    prior = centre(empty, empty)[0].numpy()
+    prior = centre(*torch.zeros(2, 1, 1, 20, 20))[0].numpy()
     assert lift(np.ones((20, 20)), MASK) == pytest.approx(1)
     assert lift_over_centre(prior, MASK) == pytest.approx(1)
     assert lift(HEAT, MASK) == pytest.approx((1 / 3) / (16 / 400))
@@ -127,18 +126,10 @@ def test_the_oracle_orders_the_whole_picture_around_the_mask():
     assert not oracle(np.zeros((4, 4), bool)).any() and oracle(np.ones((4, 4), bool)).all()
 
 
-@pytest.mark.parametrize(
-    "score",
-    [
-        relevance_mass,
-        relevance_rank,
-        pointing_hit,
-        average_precision,
-        lift,
-        lift_over_centre,
-        lambda h, m: iou(h, m, 0.5),
-    ],
-)
+SCORES = [relevance_mass, relevance_rank, pointing_hit, average_precision, lift, lift_over_centre]
+
+
+@pytest.mark.parametrize("score", [*SCORES, lambda h, m: iou(h, m, 0.5)])
 def test_blank_maps_and_empty_masks_say_nothing(score):
     assert np.isnan(score(np.zeros((20, 20)), MASK)) and np.isnan(score(HEAT, np.zeros((20, 20), bool)))
 
