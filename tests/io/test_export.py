@@ -33,7 +33,7 @@ def test_the_stack_is_what_imagej_wants(tmp_path):
         assert (told["unit"], told["slices"], told["Info"]) == ("um", SHAPE[0], "Heat of ü")
         x, y = (np.divide(*file.pages[0].tags[name].value) for name in ("XResolution", "YResolution"))
         assert (told["spacing"], 1 / x, 1 / y) == pytest.approx((250, 50, 20), rel=1e-5)
-    export.write_stack(path, export.heat_pages(HEAT), SHAPE, (1, 0.5, 0.5))  # ImageJ leaves a spacing of 1 out
+    export.write_stack(path, export.heat_pages(HEAT), SHAPE, (1, 0.5, 0.5))
     assert read_volume(path).spacing == pytest.approx((1, 0.5, 0.5))
     with tifffile.TiffFile(path) as file:
         assert file.imagej_metadata["unit"] == "mm"
