@@ -197,8 +197,8 @@ def test_lesion_scores_of_heat_that_misses_by_a_known_distance():
     found = lesion_scores(spot(2, 7, 7), mask, SPACING)
     assert found["pointing_game"] == 1 and found["pointing_exact"] == 0 and found["relevance_mass"] == 0
     assert found["depth_error_mm"] == pytest.approx(0.075 - 0.04)
-    for slices, hit in ((1, 1), (2, 0)):  # 0.15 mm are forgiven, of slices 0.1 mm apart
-        assert lesion_scores(spot(2 + slices, 4, 7), mask, SPACING)["pointing_game"] == hit
+    for apart, hit in ((0.149, 1), (0.151, 0)):  # 0.15 mm are forgiven
+        assert lesion_scores(spot(3, 4, 7), mask, (apart, 0.01, 0.02))["pointing_game"] == hit
     inside = lesion_scores(mask.astype(np.float32), mask, SPACING)
     assert {inside[k] for k in ("pointing_exact", "relevance_mass", "relevance_rank", "average_precision")} == {1.0}
     assert inside["lift"] == pytest.approx(480 / 2) and inside["depth_error_mm"] == pytest.approx(0)
