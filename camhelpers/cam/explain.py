@@ -168,15 +168,9 @@ class Explanation:
         return f"<Explanation: {what}, layers {', '.join(self.layers)}>"
 
     def _raw(
-        self,
-        method: str,
-        layer: str | nn.Module | None = None,
-        target: Target = None,
-        alpha: float = 0.7,
-        seed: int | Sequence[int] = 0,
-        samples: int = SAMPLES,
-        spread: float = SPREAD,
-    ) -> Tensor:
+        self, method: str, layer: str | nn.Module | None = None, target: Target = None, alpha: float = 0.7,
+        seed: int | Sequence[int] = 0, samples: int = SAMPLES, spread: float = SPREAD,
+    ) -> Tensor:  # fmt: skip
         """The method's own map at the layer's resolution, or at that of the input."""
         chosen = methods.method(method)
         if not 0 <= alpha <= 1:
@@ -236,13 +230,9 @@ class Explanation:
 
 
 def explain(
-    model: nn.Module,
-    inputs: Any,
-    *,
-    layers: str | nn.Module | Sequence[str | nn.Module] | None = None,
-    target: Target = None,
-    size: Literal["model", "native"] = "model",
-) -> Explanation:
+    model: nn.Module, inputs: Any, *, layers: str | nn.Module | Sequence[str | nn.Module] | None = None,
+    target: Target = None, size: Literal["model", "native"] = "model",
+) -> Explanation:  # fmt: skip
     """Run `model` once on `inputs` and return its explanation.
 
     `inputs`: a picture (path, array, PIL image) or a list of them, prepared as the model's card says; for a model of

@@ -29,22 +29,13 @@ class NoisyGradients:
 
 
 def noisy_gradients(
-    model: nn.Module,
-    x: Tensor,
-    target: Sequence[int] | Callable[[Any], Tensor],
-    samples: int = SAMPLES,
-    spread: float = SPREAD,
-    seed: int = 0,
-) -> NoisyGradients:
+    model: nn.Module, x: Tensor, target: Sequence[int] | Callable[[Any], Tensor], samples: int = SAMPLES,
+    spread: float = SPREAD, seed: int = 0,
+) -> NoisyGradients:  # fmt: skip
     """Mean and variance of the score's gradient at `x` `(N, C, *spatial)` with Gaussian noise added, in one stream.
 
     The noise's standard deviation is `spread` of an input's value range, and every input meets the same noise.
     `target`: a class for each input, or a callable on one sample's output. The model is left as it was.
-
-    >>> from camhelpers.cam.nets import SmallResNet
-    >>> found = noisy_gradients(SmallResNet(classes=2), torch.rand(1, 3, 64, 64), [0], samples=4)
-    >>> found.variance.shape
-    torch.Size([1, 3, 64, 64])
     """
     if samples < 2 or not 0 < spread <= 10:
         rule = "take 2 samples or more, and a spread above 0 (a fraction of the value range)"

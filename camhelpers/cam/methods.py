@@ -57,11 +57,7 @@ def register(
 
 
 def method(name: str) -> Method:
-    """The registered method of that name.
-
-    >>> method("gradcam").title
-    'Grad-CAM'
-    """
+    """The registered method of that name."""
     if name not in METHODS:
         raise ValueError(f"There is no method {name!r}; choose one of {', '.join(METHODS)}.")
     return METHODS[name]

@@ -23,12 +23,9 @@ Architecture = str | Callable[[], nn.Module] | None
 
 
 def load_model(
-    spec: str | Path | nn.Module = "scenes",
-    *,
-    architecture: Architecture = None,
-    classes: int | Sequence[str] | None = None,
-    **card: Any,
-) -> nn.Module:
+    spec: str | Path | nn.Module = "scenes", *, architecture: Architecture = None,
+    classes: int | Sequence[str] | None = None, **card: Any,
+) -> nn.Module:  # fmt: skip
     """Return an ordinary network in eval mode that carries a `card`.
 
     `spec` is the name of a shipped model (`"scenes"`), a torchvision name (`"resnet50"`: its pretrained weights, where
@@ -202,16 +199,10 @@ def _from_torchvision(name: str) -> nn.Module:
     net = models.get_model(name, weights=None, num_classes=len(weights.meta["categories"]), **extra)
     net.load_state_dict(state)
     preset = weights.transforms()
+    size = preset.crop_size * (2 if len(preset.crop_size) == 1 else 1)
+    facts = {"weights": str(weights), "url": weights.url, **weights.meta.get("_metrics", {})}
     net.card = Card(
-        name=name,
-        classes=weights.meta["categories"],
-        architecture=name,
-        size=preset.crop_size * (2 if len(preset.crop_size) == 1 else 1),
-        mean=preset.mean,
-        std=preset.std,
-        fit="crop",
-        resize=preset.resize_size[0],
-        interpolation=preset.interpolation.value,
-        training={"weights": str(weights), "url": weights.url, **weights.meta.get("_metrics", {})},
-    )
+        name, weights.meta["categories"], name, size=size, mean=preset.mean, std=preset.std, fit="crop",
+        resize=preset.resize_size[0], interpolation=preset.interpolation.value, training=facts,
+    )  # fmt: skip
     return net

@@ -62,13 +62,9 @@ class SmallResNet(nn.Module):
     """
 
     def __init__(
-        self,
-        classes: int,
-        channels: int = 3,
-        widths: tuple[int, int, int, int] = (24, 48, 96, 192),
-        dims: int = 2,
+        self, classes: int, channels: int = 3, widths: tuple[int, int, int, int] = (24, 48, 96, 192), dims: int = 2,
         strides: tuple[int | tuple[int, ...], ...] = (4, 1, 2, 2, 2),
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.stem = nn.Sequential(
             _CONV[dims](channels, widths[0], 5, strides[0], 2, bias=False), _NORM[dims](widths[0]), nn.ReLU()
