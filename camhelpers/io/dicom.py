@@ -166,12 +166,15 @@ def _geometry(name: str, stack: _Stack, frames: list[_Frame]):
     places = [_numbers(frame, "ImagePositionPatient", 3) for frame in frames]
     inside = _numbers(frames[0], "PixelSpacing", 2)
     if any(value is None for value in ways + places):
-        if len(stack) > 1 or any(keyword in stack[0][1] for keyword in ("FrameTime", "FrameTimeVector")):
+        # some OCT slices state no place: then a file's frames are in order, and files in that of their own numbers
+        numbers = [header.get("InstanceNumber") for _, header in stack] if len(stack) > 1 else range(len(frames))
+        timed = any(keyword in stack[0][1] for keyword in ("FrameTime", "FrameTimeVector"))
+        if timed or None in numbers or len(set(numbers)) < len(numbers):
             remedy = "export it with ImagePositionPatient; a clip over time is no volume"
             raise ValueError(f"{name} does not state where its slices lie: {remedy}.")
         stated = (_numbers(frames[0], keyword, 1) for keyword in ("SpacingBetweenSlices", "SliceThickness"))
         gap = next((gap.item() for gap in stated if gap is not None), 0)
-        return range(len(frames)), None if inside is None or gap <= 0 else (gap, *inside.tolist()), None
+        return np.argsort(numbers).tolist(), None if inside is None or gap <= 0 else (gap, *inside.tolist()), None
     way, places = ways[0], np.stack(places)
     depth = places @ np.cross(way[:3], way[3:])
     order = np.argsort(depth, kind="stable").tolist()

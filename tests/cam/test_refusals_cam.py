@@ -82,7 +82,7 @@ REFUSALS = [
     (lambda n: score(Outputs(lambda a: a), 0), V, r"returns \(2, 4, 64, 64\), not \(N, classes\); pass target="),
     (lambda n: explain(n, PICTURE).heatmap(target="cow"), V, "no class 'cow'; it knows cat"),
     (lambda n: resolve_target("cow", ()), V, "no class 'cow'; it knows no names of classes"),
-    (lambda n: explain(n, "nowhere.png"), FileNotFoundError, "nowhere.png does not exist"),
+    (lambda n: explain(n, "nowhere.png"), FileNotFoundError, "nowhere.png is no file"),
     (lambda n: explain(n, np.full((9, 9, 3), 200.0)), V, "must lie in 0..1: divide by 255"),
     (lambda n: explain(n, []), V, "no picture or volume to explain; give at least one"),
     (lambda n: explain(BARE, PICTURE), T, "no card .* load_model"),

@@ -159,6 +159,12 @@ def test_frames_without_positions_keep_their_order_and_clips_are_refused(tmp_pat
         read_volume(multiframe(tmp_path / "b", order=(), FrameTime=33))
 
 
+def test_slices_without_positions_go_by_their_numbers(tmp_path, write_series):
+    volume = read_volume(write_series(tmp_path, BYTES, ImagePositionPatient=None, SliceThickness=2))
+    np.testing.assert_allclose(volume.data, BYTES[::-1] / np.float32(255), atol=1e-6)
+    assert volume.spacing == (2, 0.8, 0.5) and volume.affine is None
+
+
 def test_a_compressed_series(tmp_path, write_series, monkeypatch):
     for path in write_series(tmp_path, BYTES).iterdir():
         data = dcmread(path)

@@ -52,7 +52,7 @@ def here(tmp_path_factory, write_series):
     np.save(folder / "both" / "b.npy", BYTES)
     write_series(folder / "study" / "twice", BYTES, places=[0, 0, 2, 2, 4])
     write_series(folder / "study" / "same", BYTES, places=[0, 0, 0, 0, 0])
-    write_series(folder / "study" / "nowhere", BYTES, ImagePositionPatient=None)
+    write_series(folder / "study" / "nowhere", BYTES, ImagePositionPatient=None, InstanceNumber=None)
     write_series(folder / "study" / "palette", BYTES, PhotometricInterpretation="PALETTE COLOR")
     write_series(folder / "one", BYTES[:1])
     return folder
