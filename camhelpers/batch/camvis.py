@@ -112,17 +112,9 @@ class Session(NamedTuple):
 
 
 def explain_volumes(
-    model: nn.Module,
-    source: Any,
-    methods: Sequence[str] = METHODS,
-    out: str | Path = "results/volumes",
-    *,
-    split: str = "val",
-    session: str | None = None,
-    resume: bool = False,
-    progress: bool = False,
-    **settings: Any,
-) -> Session:
+    model: nn.Module, source: Any, methods: Sequence[str] = METHODS, out: str | Path = "results/volumes", *,
+    split: str = "val", session: str | None = None, resume: bool = False, progress: bool = False, **settings: Any,
+) -> Session:  # fmt: skip
     """Explain volumes into `out/CAMVis`, each with every method; one that fails is reported, and the rest is done.
 
     `source`: whatever `volume_samples` takes. `settings`: the fields of `Settings`. Unless given, `session` follows

@@ -41,16 +41,10 @@ def find_notebooks(names: Iterable[str] = ("all",), folder: Path = NOTEBOOKS) ->
 
 
 def run(
-    names: Iterable[str] = ("all",),
-    parameters: dict[str, Any] | None = None,
-    *,
-    profile: str | None = None,
-    jobs: int = 1,
-    force: bool = False,
-    out: str | Path = "results",
-    timeout: float = 3600,
+    names: Iterable[str] = ("all",), parameters: dict[str, Any] | None = None, *, profile: str | None = None,
+    jobs: int = 1, force: bool = False, out: str | Path = "results", timeout: float = 3600,
     notebooks: Path = NOTEBOOKS,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Execute notebooks into `out/notebooks`, skip what is done, and return one record per notebook.
 
     Everything is checked before anything runs. A relative `out` counts from the project's folder. A failed notebook

@@ -39,13 +39,9 @@ def overlay_pages(
 
 
 def write_stack(
-    path: str | Path,
-    pages: Iterable[np.ndarray],
-    shape: Sequence[int],
-    spacing: Sequence[float] | None,
-    *,
+    path: str | Path, pages: Iterable[np.ndarray], shape: Sequence[int], spacing: Sequence[float] | None, *,
     description: str = "",
-) -> Path:
+) -> Path:  # fmt: skip
     """Stream RGB pages of `shape` (Z, Y, X) into a TIFF that ImageJ opens as one calibrated stack; whole or not at all.
 
     One page a slice, LZW with predictor, `spacing` (z, y, x) in mm, or None where it is unknown: then the unit is the

@@ -173,6 +173,6 @@ def _unit_floats(name: str, pixels: np.ndarray) -> np.ndarray:
         return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     low, high = float(pixels.min()), float(pixels.max())
     if pixels.dtype.kind != "f" or not (low >= -1e-6 and high <= 1 + 1e-6):  # resizing may overshoot a little
-        remedy = "use uint8, uint16, or floats in 0..1, such as (x - x.min()) / (x.max() - x.min()), without NaN"
+        remedy = "use uint8, uint16, or floats in 0..1, such as pixels / 255, without NaN"
         raise ValueError(f"{name} holds {pixels.dtype} pixels from {low:.4g} to {high:.4g}; {remedy}.")
     return np.clip(pixels, 0, 1).astype(np.float32)

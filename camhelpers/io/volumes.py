@@ -52,13 +52,9 @@ class Found:
 
 
 def read_volume(
-    source: str | Path | np.ndarray | Volume,
-    *,
-    spacing: tuple[float, float, float] | None = None,
-    window: tuple[float, float] | None = None,
-    series: str | int | None = None,
-    orientation: str = "LPS",
-) -> Volume:
+    source: str | Path | np.ndarray | Volume, *, spacing: tuple[float, float, float] | None = None,
+    window: tuple[float, float] | None = None, series: str | int | None = None, orientation: str = "LPS",
+) -> Volume:  # fmt: skip
     """Read a volume: `.npy`, `.npz`, multi-page TIFF, NIfTI, a folder (or multi-frame file) of DICOM, or an array.
 
     `window` is what 0 and 1 stand for in the source's values. Without it uint8 means 0..255, floats within 0..1 stay,

@@ -83,7 +83,7 @@ REFUSALS = [
     (lambda n: explain(n, PICTURE).heatmap(target="cow"), V, "no class 'cow'; it knows cat"),
     (lambda n: resolve_target("cow", ()), V, "no class 'cow'; it knows no names of classes"),
     (lambda n: explain(n, "nowhere.png"), FileNotFoundError, "nowhere.png is no file"),
-    (lambda n: explain(n, np.full((9, 9, 3), 200.0)), V, "must lie in 0..1: divide by 255"),
+    (lambda n: explain(n, np.full((9, 9, 3), 200.0)), V, "floats in 0..1, such as pixels / 255"),
     (lambda n: explain(n, []), V, "no picture or volume to explain; give at least one"),
     (lambda n: explain(BARE, PICTURE), T, "no card .* load_model"),
     (lambda n: explain(n.deep, [CUBE, CUBE[:6]], size="native"), V, "differ in size; explain them one by one"),
