@@ -56,15 +56,9 @@ def removal_order(heat: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def masked(
-    x: Tensor,
-    heat: np.ndarray,
-    fraction: float,
-    *,
-    direction: Direction = "insertion",
-    baseline: str = "mean",
-    card: Card | None = None,
-    seed: int = 0,
-) -> Tensor:
+    x: Tensor, heat: np.ndarray, fraction: float, *, direction: Direction = "insertion", baseline: str = "mean",
+    card: Card | None = None, seed: int = 0,
+) -> Tensor:  # fmt: skip
     """One picture `(C, *spatial)` as the model meets it on the curve where `fraction` is shown, or is taken away."""
     behind = BASELINES[baseline](x[None], card)[0]
     start, end = (behind, x) if direction == "insertion" else (x, behind)
@@ -88,18 +82,10 @@ class Curves:
 
 
 def curves(
-    model: nn.Module,
-    x: Tensor,
-    targets: Target,
-    heats: np.ndarray,
-    *,
-    steps: int = 10,
-    baselines: Sequence[str] = ("mean",),
-    directions: Sequence[Direction] = ("insertion", "deletion"),
-    batch: int = 16,
-    dtype: torch.dtype | None = None,
-    seed: int | Sequence[int] = 0,
-) -> Curves:
+    model: nn.Module, x: Tensor, targets: Target, heats: np.ndarray, *, steps: int = 10,
+    baselines: Sequence[str] = ("mean",), directions: Sequence[Direction] = ("insertion", "deletion"),
+    batch: int = 16, dtype: torch.dtype | None = None, seed: int | Sequence[int] = 0,
+) -> Curves:  # fmt: skip
     """Insertion and deletion curves (Petsiuk et al., 2018) of `M` maps for each of `N` pictures.
 
     `x`: pictures as the model takes them `(N, C, *spatial)`. `targets`: classes as in `explain`, None for the predicted

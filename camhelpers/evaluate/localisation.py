@@ -213,11 +213,8 @@ def lesion_scores(heat: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) 
     depth = (np.arange(heat.shape[1]) + 0.5) * spacing[1]
     missed = float(profile(heat, 1) @ depth - profile(mask.astype(np.float32), 1) @ depth)
     return {
-        "pointing_game": pointing_hit(heat, mask, 0.15, spacing),
-        "pointing_exact": pointing_hit(heat, mask, 0),
-        "relevance_mass": relevance_mass(heat, mask),
-        "relevance_rank": relevance_rank(heat, mask),
-        "average_precision": average_precision(heat, mask),
-        "lift": lift(heat, mask),
+        "pointing_game": pointing_hit(heat, mask, 0.15, spacing), "pointing_exact": pointing_hit(heat, mask, 0),
+        "relevance_mass": relevance_mass(heat, mask), "relevance_rank": relevance_rank(heat, mask),
+        "average_precision": average_precision(heat, mask), "lift": lift(heat, mask),
         "depth_error_mm": missed if _meet(heat, mask) else float("nan"),
-    }
+    }  # fmt: skip

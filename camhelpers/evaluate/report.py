@@ -147,13 +147,10 @@ def write(found: Evaluation, out: str | Path, pairs: Sequence[tuple[str, str]] =
     ])  # fmt: skip
     paths += _plots(found, folder)
     about = {
-        **found.about,
-        "comparisons": [list(pair) for pair in pairs],
-        "failed": found.failed,
-        "gate": judged[[*WHERE, "gate"]].to_dict("records"),
-        "versions": versions(),
+        **found.about, "comparisons": [list(pair) for pair in pairs], "failed": found.failed,
+        "gate": judged[[*WHERE, "gate"]].to_dict("records"), "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    }  # fmt: skip
     paths.append(write_text(folder / "evaluation.json", json.dumps(about, indent=2) + "\n"))
     for suffix in (".csv", ".tex"):  # of an earlier run with other results
         (folder / f"comparisons{suffix}").unlink(missing_ok=True)
@@ -268,8 +265,10 @@ def _plots(found: Evaluation, folder: Path) -> list[Path]:
 
 
 def _curve(axes: Any, lines: pd.DataFrame) -> None:
-    """A mean curve with its band for each method."""
-    for method, group in lines.groupby("method", sort=False):
+    """A mean curve with its band for each method; of several alphas, which share a colour, one."""
+    alphas = lines["alpha"].dropna()
+    one = ALPHA if ALPHA in set(alphas) else alphas.min()
+    for method, group in lines[lines["alpha"].isna() | lines["alpha"].eq(one)].groupby("method", sort=False):
         by_fraction = group.groupby("fraction")["probability"]
         mean = by_fraction.mean()
         reach = by_fraction.sem() * t.ppf(0.975, by_fraction.count() - 1)  # none of a single picture

@@ -34,14 +34,11 @@ from . import localisation as metrics
 
 FAITHFULNESS = ("insertion", "deletion")
 LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "pointing_game": metrics.pointing_hit,
-    "pointing_exact": partial(metrics.pointing_hit, tolerance=0),
-    "relevance_mass": metrics.relevance_mass,
-    "relevance_rank": metrics.relevance_rank,
-    "average_precision": metrics.average_precision,
-    "lift": metrics.lift,
+    "pointing_game": metrics.pointing_hit, "pointing_exact": partial(metrics.pointing_hit, tolerance=0),
+    "relevance_mass": metrics.relevance_mass, "relevance_rank": metrics.relevance_rank,
+    "average_precision": metrics.average_precision, "lift": metrics.lift,
     "lift_over_centre": metrics.lift_over_centre,
-}
+}  # fmt: skip
 METRICS = (*FAITHFULNESS, *LOCALISATION, "iou")
 DEFAULTS = ("insertion", "deletion", "pointing_game", "relevance_mass", "relevance_rank", "average_precision")
 ALPHA = 0.7
@@ -103,14 +100,9 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module,
-    samples: Sequence[Sample],
-    *,
-    thresholds: Mapping[tuple[str, str], float] | None = None,
-    out: str | Path | None = None,
-    progress: bool = False,
-    **options: Any,
-) -> Evaluation:
+    model: nn.Module, samples: Sequence[Sample], *, thresholds: Mapping[tuple[str, str], float] | None = None,
+    out: str | Path | None = None, progress: bool = False, **options: Any,
+) -> Evaluation:  # fmt: skip
     """Measure methods, and the controls and the oracle beside them, on pictures that are explained for their top class.
 
     `options` are the fields of `Plan`. `thresholds`: for the metric `iou`, from `calibrate`. With `out`, finished
@@ -154,15 +146,11 @@ def evaluate(
     curves = curves.explode(["fraction", "probability"], ignore_index=True).astype({n: float for n in names[-2:]})
     judged = [right for right in seen.values() if right is not None]
     about = {
-        "model": card.name,
-        "model_hash": weights,
-        "n": len(seen),
+        "model": card.name, "model_hash": weights, "n": len(seen),
         "masks": sum(s.masked and s.name in seen for s in samples),
-        "accuracy": sum(judged) / len(judged) if judged else None,
-        **asdict(plan),
-        "thresholds": cuts,
+        "accuracy": sum(judged) / len(judged) if judged else None, **asdict(plan), "thresholds": cuts,
         "methods": [variant(*v) for v in variants(plan.methods, plan.alphas)],
-    }
+    }  # fmt: skip
     return Evaluation(table.astype({"alpha": float, "value": float, "steps": "Int64"}), curves, failed, about)
 
 

@@ -122,13 +122,9 @@ def reliance(model: nn.Module, scenes: Scenes, tag_class: int | str) -> pd.DataF
 
 
 def tag_mass(
-    model: nn.Module,
-    scenes: Scenes,
-    tag_class: int | str,
-    names: Sequence[str] = METHODS,
-    *,
+    model: nn.Module, scenes: Scenes, tag_class: int | str, names: Sequence[str] = METHODS, *,
     layers: str | Sequence[str] | None = None,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """How much of each method's heat for `tag_class` lies on the tag, in scenes that all have it.
 
     `tag_mass` is a share of all heat (NaN for a blank map); `tag_area` is the tag's share of the picture, which heat

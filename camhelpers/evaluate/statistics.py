@@ -75,13 +75,9 @@ def _studentised(centred: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def paired(
-    first: Sequence[float],
-    second: Sequence[float],
-    *,
-    margin: float = 0.01,
-    lower_is_better: bool = False,
+    first: Sequence[float], second: Sequence[float], *, margin: float = 0.01, lower_is_better: bool = False,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Every statistic of `first - second`, paired; pairs in which either is NaN are dropped and counted.
 
     `effect` is Cohen's dz with the interval of the noncentral t; `win_rate` the share of pairs in which the first is
@@ -104,27 +100,13 @@ def paired(
     effect, effect_low, effect_high = _effect(t, n)
     wins = -d if lower_is_better else d
     return {
-        "n": n,
-        "dropped": len(whole) - n,
-        "mean_first": float(a.mean()),
-        "mean_second": float(b.mean()),
-        "difference": float(d.mean()),
-        "sd": float(d.std(ddof=1)),
-        "low": low,
-        "high": high,
-        "level": LEVEL,
-        "interval_by": how,
-        "effect": effect,
-        "effect_low": effect_low,
-        "effect_high": effect_high,
-        "win_rate": float(((wins > 0) + 0.5 * (wins == 0)).mean()),
-        "t": t,
-        "p_t": p,
-        "p_wilcoxon": float(stats.wilcoxon(d[d != 0]).pvalue) if d.any() else 1.0,
-        "margin": margin,
-        "p_equivalence": p_equivalence,
-        "detectable": detectable(n),
-    }
+        "n": n, "dropped": len(whole) - n, "mean_first": float(a.mean()), "mean_second": float(b.mean()),
+        "difference": float(d.mean()), "sd": float(d.std(ddof=1)), "low": low, "high": high, "level": LEVEL,
+        "interval_by": how, "effect": effect, "effect_low": effect_low, "effect_high": effect_high,
+        "win_rate": float(((wins > 0) + 0.5 * (wins == 0)).mean()), "t": t, "p_t": p,
+        "p_wilcoxon": float(stats.wilcoxon(d[d != 0]).pvalue) if d.any() else 1.0, "margin": margin,
+        "p_equivalence": p_equivalence, "detectable": detectable(n),
+    }  # fmt: skip
 
 
 def _tests(d: np.ndarray, margin: float) -> tuple[float, float, float]:
@@ -184,13 +166,9 @@ def detectable(n: int) -> float:
 
 
 def compare(
-    table: pd.DataFrame,
-    pairs: Sequence[tuple[str, str]],
-    *,
-    by: Sequence[str] = ("metric",),
-    margin: float = 0.01,
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, by: Sequence[str] = ("metric",), margin: float = 0.01,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> pd.DataFrame:  # fmt: skip
     """Every declared comparison with every statistic, one row each: `pairs` of methods in each group of `by`.
 
     `table` is tidy, with `picture`, `method`, `value` and the columns of `by`. All rows together are one family: a
