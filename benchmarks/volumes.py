@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import camhelpers as ch
-from camhelpers.cam.explain import upsample
+from camhelpers.cam.geometry import upsample
 from camhelpers.datasets import retinas
 from camhelpers.files import ROOT, atomic, results_dir
 from camhelpers.io import export as stacks

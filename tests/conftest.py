@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from camhelpers.cam.models import Card
+from camhelpers.cam.cards import Card
 from camhelpers.cam.nets import SmallResNet
 from camhelpers.files import ROOT
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from .layers import layer_name
 
 Target = int | str | Callable[[Any], Tensor] | Sequence[int | str] | Tensor | None
+Layers = str | nn.Module | Sequence[str | nn.Module] | None
 
 _UNREACHED = "The score depends neither on a captured layer nor on the input; does the model detach its features?"
-KEPT = 16
-"""How many targets' gradients a capture keeps; the oldest go, since all classes of ImageNet would fill the memory."""
+KEPT = 16  # targets whose gradients a capture keeps; the oldest go, since all classes of ImageNet would fill the memory
 
 
 class Capture:
@@ -78,8 +78,7 @@ class Capture:
             raise TypeError("target must be None, a class, one class a sample, or a callable.")
         if index.ndim == 1 and len(index) != n:
             raise ValueError(f"{len(index)} targets for a batch of {n}; give one, or one for each sample.")
-        wrong = sorted({int(i) for i in index.reshape(-1) if not 0 <= i < count})
-        if wrong:
+        if wrong := sorted({int(i) for i in index.reshape(-1) if not 0 <= i < count}):
             raise ValueError(f"Class {wrong[0]} is out of range; the model has classes 0 to {count - 1}.")
         return index.expand(n).cpu()
 
@@ -97,11 +96,7 @@ def resolve_target(target: Target, classes: Sequence[str]) -> Target:
 
 
 def sample(output: Any, i: int) -> Any:
-    """The output of one sample, whatever containers the model returns.
-
-    >>> sample({"out": torch.arange(3)}, 1)
-    {'out': tensor(1)}
-    """
+    """The output of one sample, whatever containers the model returns."""
     if isinstance(output, Tensor):
         return output[i]
     if isinstance(output, dict):
@@ -122,9 +117,7 @@ def total(output: Any, n: int, target: Callable[[Any], Tensor]) -> Tensor:
     return found
 
 
-def capture(
-    model: nn.Module, inputs: Tensor, layers: str | nn.Module | Sequence[str | nn.Module] | None = None
-) -> Capture:
+def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
     """Run `model` once on `inputs` `(N, C, *spatial)` and hold what it did at `layers`.
 
     The trunk runs without a graph: recording begins at the first of the layers. The model is left as it was: flags,
@@ -163,10 +156,8 @@ def capture(
         return hold
 
     with eval_mode(model):
-        hooks = []
+        hooks = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
         try:
-            for name in names:
-                hooks.append(model.get_submodule(name).register_forward_hook(hook(name)))
             with torch.inference_mode(False), torch.no_grad():
                 output = model(inputs.clone())  # a model may begin in place, and an inference tensor has no graph
         except (RuntimeError, ValueError) as error:
@@ -176,8 +167,7 @@ def capture(
         finally:
             for handle in hooks:
                 handle.remove()
-    missing = [name for name in names if name not in held]
-    if missing:
+    if missing := [name for name in names if name not in held]:
         raise ValueError(f"The forward pass never reached layer {missing[0]!r}; name one that it runs through.")
     return Capture(held, output)
 

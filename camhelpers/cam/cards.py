@@ -72,10 +72,8 @@ class Card:
         """The box (top, left, height, width) of a picture of that size that the model sees."""
         if self.fit == "squash":
             return 0, 0, height, width
-        seen = []
-        for n, b, s in zip((height, width), self._before_crop(height, width), self.size, strict=True):
-            seen.append((round(round((b - s) / 2) * n / b), max(1, round(s * n / b))))
-        (top, h), (left, w) = seen
+        axes = zip((height, width), self._before_crop(height, width), self.size, strict=True)
+        (top, h), (left, w) = ((round(round((b - s) / 2) * n / b), max(1, round(s * n / b))) for n, b, s in axes)
         return top, left, h, w
 
     def _before_crop(self, height: int, width: int) -> tuple[int, int]:

@@ -2,22 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import render
+from ..io.volumes import Volume
 from . import methods
-from .capture import Capture, Target, capture, eval_mode, resolve_target
+from .capture import Capture, Layers, Target, capture, eval_mode, resolve_target
 from .cards import Card
 from .geometry import upsample
 from .gradients import PERCENTILE, SAMPLES, SPREAD, NoisyGradients, noisy_gradients
 from .inputs import Inputs, card_of, prepare
 from .layers import layer_name
-
-if TYPE_CHECKING:
-    from ..io.volumes import Volume
 
 Size = Literal["input", "model", "native"]
 
@@ -132,28 +131,22 @@ class Explanation:
         return self.source.pictures[0] if self.single else self.source.pictures
 
     @property
-    def volume(self) -> "Volume":
+    def volume(self) -> Volume:
         """What was explained, where it was one volume."""
         if not (self.single and self.source.volumes):
             raise ValueError("This input was not read as one volume.")
         return self.source.volumes[0]
 
-    def overlay(
-        self, method: str = "gradcam", *, opacity: float = 0.4, cmap: str = "jet", **options: Any
-    ) -> np.ndarray:
+    def overlay(self, method: str = "gradcam", *, opacity: float = 0.4, cmap: str = "jet", **options) -> np.ndarray:
         """The picture under its heat, uint8 `(H, W, 3)` or `(N, H, W, 3)`; 0.4 is 40 % of colour, everywhere."""
-        from ..render import overlay
-
-        return overlay(self.picture, self.heatmap(method, **options), opacity=opacity, cmap=cmap)
+        return render.overlay(self.picture, self.heatmap(method, **options), opacity=opacity, cmap=cmap)
 
     def panel(self, method: str | Sequence[str] = "gradcam", *, opacity: float = 0.4, cmap: str = "jet", **options):
         """A figure of the first picture: itself, and for each method its heat with a colour bar and its overlay."""
-        from ..render import panel
-
         names = [method] if isinstance(method, str) else list(method)
         first = (lambda x: x) if self.single else (lambda x: x[0])
         heats = {methods.title(name): first(self.heatmap(name, **options)) for name in names}
-        return panel(first(self.picture), heats, title=self.title(), opacity=opacity, cmap=cmap)
+        return render.panel(first(self.picture), heats, title=self.title(), opacity=opacity, cmap=cmap)
 
     def title(self, index: int = 0) -> str:
         """What the model says of one sample, for a heading: `cat 98 %`; nothing where it is no classifier."""
@@ -175,14 +168,20 @@ class Explanation:
         chosen = methods.method(method)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it lies between 0 (LayerCAM) and 1 (Grad-CAM).")
-        if chosen.forwards:
-            return chosen.function(self._noisy(target, samples, spread, seed))
+        if chosen.forwards:  # one run serves both gradient methods; the last one is kept
+            key = (self._asked(target), samples, spread, seed)
+            if key not in self._noise:
+                self._noise.clear()
+                self._noise[key] = noisy_gradients(self.model, self.inputs, *key)
+            return chosen.function(self._noise[key])
         name = self.layers[-1] if layer is None else layer_name(self.model, layer)
         if name not in self.layers:
             held = ", ".join(self.layers)
             raise ValueError(f"Layer {name!r} was not captured, only {held}; ask for it in explain(layers=...).")
-        A, G = self.capture.A[name], self.capture.gradients(self._asked(target))[name]
-        return chosen(_full(A), _full(G), alpha=alpha, seed=seed)
+        both = self.capture.A[name], self.capture.gradients(self._asked(target))[name]
+        # half precision is for the network; the methods divide and take powers
+        A, G = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in both)
+        return chosen(A, G, alpha=alpha, seed=seed)
 
     def _scaled(self, raw: Tensor, method: str, percentile: float, size: Size) -> Heat:
         """A raw map in 0..1: cut off at a percentile where it is one of gradients, resized, divided by its maximum."""
@@ -203,14 +202,6 @@ class Explanation:
             return target
         return tuple(self.capture.classes(resolve_target(target, self.classes if self.card else ())).tolist())
 
-    def _noisy(self, target: Target, *options: Any) -> NoisyGradients:
-        """The run that both gradient methods share; the last one is kept."""
-        key = (self._asked(target), *options)
-        if key not in self._noise:
-            self._noise.clear()
-            self._noise[key] = noisy_gradients(self.model, self.inputs, *key)
-        return self._noise[key]
-
     def _resized(self, heat: Tensor, size: Size) -> Tensor:
         if size not in ("input", "model", "native"):
             raise ValueError(f"size is {size!r}; it is 'input' (the picture's), 'model', or 'native' (the layer's).")
@@ -230,8 +221,8 @@ class Explanation:
 
 
 def explain(
-    model: nn.Module, inputs: Any, *, layers: str | nn.Module | Sequence[str | nn.Module] | None = None,
-    target: Target = None, size: Literal["model", "native"] = "model",
+    model: nn.Module, inputs: Any, *, layers: Layers = None, target: Target = None,
+    size: Literal["model", "native"] = "model",
 ) -> Explanation:  # fmt: skip
     """Run `model` once on `inputs` and return its explanation.
 
@@ -246,17 +237,14 @@ def explain(
     >>> ex.heatmap("hybrid", alpha=0.7).shape
     (224, 224)
     """
-    source = prepare(model, inputs, size)
-    card = getattr(model, "card", None)
+    source, card = prepare(model, inputs, size), getattr(model, "card", None)
     names = card.classes if card else ()
     target = resolve_target(target, names)
     held = capture(model, source.tensor, layers)
     if names and _scores_classes(held.output) and len(names) != held.output.shape[1]:
         count = held.output.shape[1]
         raise ValueError(f"The model's card names {len(names)} classes, but the model has {count} outputs.")
-    if not callable(target):
-        target = held.classes(target)
-    return Explanation(model, held, source, target, card)
+    return Explanation(model, held, source, target if callable(target) else held.classes(target), card)
 
 
 def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np.ndarray:
@@ -270,19 +258,10 @@ def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """The softmax over the last axis; of a single score, which a softmax would make 1 whatever it is, the sigmoid.
-
-    >>> probabilities(torch.tensor([[0.0], [2.0]])).flatten().tolist()
-    [0.5, 0.8807970285415649]
-    """
+    """The softmax over the last axis; of a single score, which a softmax would make 1 whatever it is, the sigmoid."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
 
 
 def _scores_classes(output: Any) -> bool:
     return isinstance(output, Tensor) and output.ndim == 2
-
-
-def _full(x: Tensor) -> Tensor:
-    """Half precision is for the network; the methods divide and take powers."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

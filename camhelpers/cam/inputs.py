@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..io.images import read_image
+from ..io.volumes import Volume, read_volume
 from .cards import Card
-
-if TYPE_CHECKING:
-    from ..io.volumes import Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +26,7 @@ class Inputs:
     single: bool = False
     pictures: np.ndarray | None = None
     view: tuple[int, int, int, int] | None = None
-    volumes: "list[Volume]" = field(default_factory=list)
+    volumes: list[Volume] = field(default_factory=list)
 
 
 def card_of(model: nn.Module) -> Card:
@@ -43,13 +42,14 @@ def prepare(model: nn.Module, inputs: Any, size: Literal["model", "native"] = "m
     """Prepare one picture or volume, a list of them, or a tensor `(N, C, *spatial)`, which is taken as ready."""
     if size not in ("model", "native"):
         raise ValueError(f"size is {size!r}; it is 'model' (that of the model's card) or 'native' (the volume's own).")
-    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
-    device = torch.device("cpu") if weight is None else weight.device
+    device = next((p.device for p in model.parameters() if p.is_floating_point()), torch.device("cpu"))
     if isinstance(inputs, Tensor):
         pictures = _as_pictures(inputs, getattr(model, "card", None))
         return Inputs(inputs.to(device), tuple(inputs.shape[2:]), pictures=pictures)
     card = card_of(model)
-    single = _is_single(inputs, card)
+    single = not isinstance(inputs, (list, tuple))
+    if isinstance(inputs, np.ndarray):  # an array (Z, Y, X, 3) is one volume in colour
+        single = inputs.ndim < 4 or (len(card.size) == 3 and inputs.ndim == 4 and inputs.shape[-1] == 3)
     given = [inputs] if single else inputs
     if len(given) == 0:
         raise ValueError("There is no picture or volume to explain; give at least one.")
@@ -57,16 +57,7 @@ def prepare(model: nn.Module, inputs: Any, size: Literal["model", "native"] = "m
     return make(given, card, single, device, size)
 
 
-def _is_single(inputs: Any, card: Card) -> bool:
-    """Whether this is one picture or volume; an array `(Z, Y, X, 3)` is one volume in colour."""
-    if isinstance(inputs, np.ndarray):
-        return inputs.ndim < 4 or (len(card.size) == 3 and inputs.ndim == 4 and inputs.shape[-1] == 3)
-    return not isinstance(inputs, (list, tuple))
-
-
 def _from_pictures(given: Sequence[Any], card: Card, single: bool, device: torch.device, size: str) -> Inputs:
-    from ..io.images import read_image
-
     pictures = [read_image(source) for source in given]
     x = torch.stack([card.prepare(picture) for picture in pictures])
     if len({picture.shape for picture in pictures}) > 1:  # mixed sizes: shown as the model saw them
@@ -76,8 +67,6 @@ def _from_pictures(given: Sequence[Any], card: Card, single: bool, device: torch
 
 
 def _from_volumes(given: Sequence[Any], card: Card, single: bool, device: torch.device, size: str) -> Inputs:
-    from ..io.volumes import read_volume
-
     volumes = [read_volume(source, orientation=card.orientation) for source in given]
     shapes = {volume.data.shape for volume in volumes}
     if size == "native" and len(shapes) > 1:

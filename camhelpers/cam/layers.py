@@ -4,7 +4,6 @@ import re
 
 from torch import nn
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _POOLED = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten)
 
 
@@ -51,13 +50,10 @@ def _with_convolutions(net: nn.Module, parent: str) -> list[str]:
 def _last_stage(net: nn.Module, prefix: str = "") -> str:
     """Walk down the trunk: the last child with a convolution that is no head and holds no global pooling."""
     children = list(net.named_children())
-    trunk = [
-        (name, child)
-        for name, child in children
-        if _convolves(child) and not name.lower().startswith(("aux", "classifier")) and not _is_head(child)
-    ]
+    convolving = [(name, child) for name, child in children if _convolves(child)]
+    trunk = [c for c in convolving if not c[0].lower().startswith(("aux", "classifier")) and not _is_head(c[1])]
     if not trunk:  # a whole classifier wrapped in one module: look inside
-        trunk = [(name, child) for name, child in children if _convolves(child)][-1:]
+        trunk = convolving[-1:]
         if trunk and any(True for _ in trunk[0][1].children()):
             return _last_stage(trunk[0][1], f"{prefix}{trunk[0][0]}.")
     if not trunk:
@@ -73,7 +69,7 @@ def _last_stage(net: nn.Module, prefix: str = "") -> str:
 
 
 def _convolves(module: nn.Module) -> bool:
-    return any(isinstance(m, _CONVOLUTIONS) for m in module.modules())
+    return any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in module.modules())
 
 
 def _is_head(module: nn.Module) -> bool:

@@ -64,11 +64,7 @@ def method(name: str) -> Method:
 
 
 def title(name: str) -> str:
-    """A method's name as the papers write it; any other name, such as the oracle's, with a capital.
-
-    >>> title("layercam"), title("oracle")
-    ('LayerCAM', 'Oracle')
-    """
+    """A method's name as the papers write it; any other name, such as the oracle's, with a capital."""
     return METHODS[name].title if name in METHODS else name.capitalize()
 
 
@@ -88,11 +84,7 @@ def controls() -> tuple[str, ...]:
 
 
 def variants(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, float]]:
-    """Every method once with every alpha that it takes; NaN for one that takes none.
-
-    >>> variants(["gradcam", "hybrid"], [0.3, 0.7])
-    [('gradcam', nan), ('hybrid', 0.3), ('hybrid', 0.7)]
-    """
+    """Every method once with every alpha that it takes; NaN for one that takes none."""
     found = []
     for name in dict.fromkeys(names):
         found += [(name, float(a)) for a in (dict.fromkeys(alphas) if "alpha" in method(name).takes else (math.nan,))]
@@ -120,8 +112,7 @@ def unit_(heat: Tensor) -> tuple[Tensor, Tensor]:
 @register("gradcam", title="Grad-CAM", colour="#0072B2")
 def gradcam(A: Tensor, G: Tensor) -> Tensor:
     """Grad-CAM: channels weighted by their mean gradient (Selvaraju et al., 2017)."""
-    weights = G.mean(spatial(G), keepdim=True)
-    return torch.relu((weights * A).sum(1))
+    return torch.relu((G.mean(spatial(G), keepdim=True) * A).sum(1))
 
 
 @register("gradcam++", title="Grad-CAM++", colour="#56B4E9")
@@ -192,8 +183,7 @@ def vargrad(found: NoisyGradients) -> Tensor:
 def random(A: Tensor, G: Tensor, seed: int | Sequence[int] = 0) -> Tensor:
     """Control: uniform noise at the layer's resolution; `seed` counts up over the batch, or give one each."""
     seeds = [seed + i for i in range(len(A))] if isinstance(seed, int) else seed
-    draws = [torch.rand(A.shape[2:], generator=torch.Generator().manual_seed(int(s))) for s in seeds]
-    return torch.stack(draws).to(A)
+    return torch.stack([torch.rand(A.shape[2:], generator=torch.Generator().manual_seed(int(s))) for s in seeds]).to(A)
 
 
 @register("centre", title="Centre", colour="#555555", control=True)

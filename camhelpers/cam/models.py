@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..files import ROOT, atomic, sha256, write_text
 from .cards import Card
-from .layers import layer_name, stages  # noqa: F401
 from .nets import SmallResNet
 
 MODELS = ROOT / "data" / "models"

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..cam.cards import Card
 from ..cam.explain import predict
-from ..cam.models import MODELS, Card, save_model
+from ..cam.models import MODELS, save_model
 from ..cam.nets import SmallResNet
 from ..files import ROOT, versions
 from ..progress import Progress, track

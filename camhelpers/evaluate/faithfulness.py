@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..cam.capture import Capture, Target, eval_mode
+from ..cam.capture import Capture, Target, eval_mode, resolve_target
 from ..cam.cards import Card
-from ..cam.explain import probabilities, resolve_target
+from ..cam.explain import probabilities
 from ..cam.nets import folded
 
 Direction = Literal["insertion", "deletion"]

@@ -20,7 +20,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ..cam.cards import Card
-from ..cam.explain import explain, upsample
+from ..cam.explain import explain
+from ..cam.geometry import upsample
 from ..cam.layers import layer_name
 from ..cam.methods import METHODS, controls
 from ..cam.methods import variants as all_variants

@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..cam.explain import Explanation, explain, predict, resolve_target
+from ..cam.capture import resolve_target
+from ..cam.explain import Explanation, explain, predict
 from ..datasets.scenes import Scenes
 from .localisation import rank_correlation, relevance_mass
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from .. import render
 from ..cam.explain import Explanation, explain
+from ..cam.layers import stages
 from ..cam.methods import METHODS, cams, title
 from ..cam.methods import method as registered
-from ..cam.models import stages
 from ..evaluate.faithfulness import auc, curves, masked
 from ..io.images import encode
 from .controls import Explored, bar, colours, fraction, resize, toggles
