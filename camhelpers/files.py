@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 VERSION = "0.1.0"  # also where it runs from a checkout that was never installed
-ROOT = Path(__file__).resolve().parents[1]
-"""The project's folder, which holds `data/`, `notebooks/` and `results/`."""
+ROOT = Path(__file__).resolve().parents[1]  # the project's folder, which holds `data/`, `notebooks/` and `results/`
 
 
 def results_dir(*parts: str, out: str | Path = "results") -> Path:
@@ -84,8 +83,7 @@ def fingerprint(*things: Any) -> str:
 
 def natural(path: Path) -> list[tuple[int, str]]:
     """A sort key in which digits count as numbers; the second half keeps any two names comparable."""
-    parts = re.split(r"([0-9]+)", path.name.lower())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", path.name.lower())]
 
 
 def versions(*more: str) -> dict[str, str]:

@@ -9,18 +9,11 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-EVERY = 10.0
-"""Seconds between two plain lines, so that the log of a long run stays short."""
+EVERY = 10.0  # seconds between two plain lines, so that the log of a long run stays short
 
 
 class Progress(AbstractContextManager):
-    """Counts steps towards a total, visibly.
-
-    >>> with Progress(2, "drawing", "scene", show=False) as counter:
-    ...     counter.step()
-    >>> counter.done
-    1
-    """
+    """Counts steps towards a total, visibly."""
 
     def __init__(self, total: int, what: str, unit: str = "step", show: bool = True):
         self.total, self.what, self.unit, self.done = total, what, unit, 0

@@ -15,13 +15,10 @@ if TYPE_CHECKING:  # pydicom costs 0.3 s, so it is imported where it is used
     from pydicom import Dataset
 
 _Frame = list["Dataset"]
-_Stack = list[tuple[Path, "Dataset"]]
-"""Files that belong together, with their headers: one file for each slice, or one file for all."""
+_Stack = list[tuple[Path, "Dataset"]]  # files that belong together, with their headers: one for each slice, or for all
 _SAME_WAY = 1e-3  # direction cosines that differ by less are one orientation
-_SAME = (
-    "SeriesInstanceUID", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
-    "BitsAllocated", "PixelRepresentation",
-)  # fmt: skip
+_SAME = ("SeriesInstanceUID", "NumberOfFrames", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation",
+         "BitsAllocated", "PixelRepresentation")  # fmt: skip
 _RAS = np.diag([-1.0, -1.0, 1.0])  # DICOM counts to the left and to the back
 
 
@@ -56,19 +53,16 @@ def read_series(place: Path, series: str | int | None = None) -> Stored:
     """
     stack = _choose(place, series)
     (path, first), frames, name = stack[0], _frames(stack), str(place)
-    photometric = str(first.get("PhotometricInterpretation", ""))
-    if photometric == "PALETTE COLOR":
+    if (photometric := str(first.get("PhotometricInterpretation", ""))) == "PALETTE COLOR":
         raise ValueError(f"{name} has {photometric} pixels; export it as grey (MONOCHROME2) or RGB.")
     order, spacing, affine = _geometry(name, stack, frames)
     values, dtype = _pixels(stack, frames, order)
     windows = [window for window in map(_window, frames) if window]
     window = tuple(np.median(windows, axis=0).tolist()) if windows else None  # some series state one for each slice
     paths = [stack[index][0] for index in order] if len(stack) > 1 else [path]
-    about = {
-        "format": "DICOM", "files": [path.name for path in paths], "sha256": fingerprint(*paths), "dtype": dtype,
-        "modality": str(first.get("Modality", "")), "photometric": photometric,
-        "inverted": photometric == "MONOCHROME1",
-    }  # fmt: skip
+    about = {"format": "DICOM", "files": [path.name for path in paths], "sha256": fingerprint(*paths), "dtype": dtype,
+             "modality": str(first.get("Modality", "")), "photometric": photometric,
+             "inverted": photometric == "MONOCHROME1"}  # fmt: skip
     return Stored(values, about, spacing, affine, window)
 
 
@@ -150,7 +144,6 @@ def _frames(stack: _Stack) -> list[_Frame]:
 
 
 def _stating(frame: _Frame, keyword: str) -> "Dataset | None":
-    """The first of the data sets that states something."""
     return next((part for part in frame if part.get(keyword) not in (None, "")), None)
 
 
@@ -200,7 +193,8 @@ def _pixels(stack: _Stack, frames: list[_Frame], order: Sequence[int]) -> tuple[
     from pydicom.pixels import apply_modality_lut, pixel_array
 
     tables = [_stating(frame, "ModalityLUTSequence") or _stating(frame, "RescaleSlope") for frame in frames]
-    plain = all(table is None or _is_identity(table) for table in tables)
+    linear = all(table is None or "ModalityLUTSequence" not in table for table in tables)
+    plain = linear and all((t.RescaleSlope, t.get("RescaleIntercept", 0)) == (1, 0) for t in tables if t is not None)
     several, values = len(stack) > 1, None
     for place, index in enumerate(order):
         path = stack[index if several else 0][0]
@@ -215,10 +209,6 @@ def _pixels(stack: _Stack, frames: list[_Frame], order: Sequence[int]) -> tuple[
             values = np.empty((len(order), *page.shape), dtype)  # uint8 stays, since 0..255 then means black to white
         values[place] = page
     return values, str(stored.dtype)
-
-
-def _is_identity(table: "Dataset") -> bool:
-    return "ModalityLUTSequence" not in table and (table.RescaleSlope, table.get("RescaleIntercept", 0)) == (1, 0)
 
 
 def _window(frame: _Frame) -> tuple[float, float] | None:

@@ -14,8 +14,7 @@ from ..render import colour, overlay
 if TYPE_CHECKING:
     from .volumes import Volume
 
-IMAGEJ_BYTES = 2**32 - 2**25
-"""What fits into a TIFF that ImageJ 1 opens, before compression; the rest is for the tables of the pages."""
+IMAGEJ_BYTES = 2**32 - 2**25  # what ImageJ 1 opens, before compression; the rest is for the tables of the pages
 
 
 def heat_pages(heat: np.ndarray, cmap: str = "jet") -> Iterator[np.ndarray]:
@@ -26,16 +25,9 @@ def heat_pages(heat: np.ndarray, cmap: str = "jet") -> Iterator[np.ndarray]:
 def overlay_pages(
     volume: np.ndarray, heat: np.ndarray, opacity: float = 0.4, cmap: str = "jet"
 ) -> Iterator[np.ndarray]:
-    """The slices of a volume in 0..1 under its heat, uint8 `(Y, X, 3)`, 60 % of grey and 40 % of colour, one at a time.
-
-    >>> next(overlay_pages(np.ones((2, 1, 1), np.float32), np.zeros((2, 1, 1))))[0, 0].tolist()
-    [153, 153, 204]
-    """
-    shape = (*heat.shape[1:], 3)
-    return (
-        overlay(np.broadcast_to(grey[..., None], shape), page, opacity=opacity, cmap=cmap)
-        for grey, page in zip(volume, heat, strict=True)
-    )
+    """The slices of a volume in 0..1 under its heat, uint8 `(Y, X, 3)`, 60 % grey and 40 % colour, one at a time."""
+    for grey, page in zip(volume, heat, strict=True):
+        yield overlay(np.broadcast_to(grey[..., None], (*page.shape, 3)), page, opacity=opacity, cmap=cmap)
 
 
 def write_stack(
@@ -53,22 +45,14 @@ def write_stack(
     unit, scale = ("pixel", 1) if spacing is None else ("um", 1000) if min(spacing) < 0.1 else ("mm", 1)
     z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(s) * scale for s in spacing)
     metadata = {"axes": "ZYXS", "spacing": z, "unit": unit, **({"Info": description} if description else {})}
+    # without the predictor an overlay grows beyond its raw size; one strip a page is the plainest thing for a reader;
+    # the buffer, in bytes, holds the pages that wait for a compressor
     with atomic(path) as temporary, TiffWriter(temporary, bigtiff=not fits, imagej=fits) as file:
         file.write(
-            iter(pages),
-            shape=(*shape, 3),
-            dtype="uint8",
-            photometric="rgb",
-            compression="lzw",
-            predictor=True,  # without it an overlay grows beyond its raw size
-            rowsperstrip=shape[1],  # one strip a page: the plainest thing a reader can be given
-            resolution=(1 / x, 1 / y),
-            resolutionunit="none",
-            software=False,
-            metadata=metadata,
-            maxworkers=min(4, os.cpu_count() or 1),
-            buffersize=2**23,  # the pages that wait for a compressor, in bytes
-        )
+            iter(pages), shape=(*shape, 3), dtype="uint8", photometric="rgb", metadata=metadata, software=False,
+            compression="lzw", predictor=True, rowsperstrip=shape[1], maxworkers=min(4, os.cpu_count() or 1),
+            buffersize=2**23, resolution=(1 / x, 1 / y), resolutionunit="none",
+        )  # fmt: skip
     return Path(path)
 
 

@@ -12,9 +12,7 @@ from .images import Unfit, decoding
 if TYPE_CHECKING:  # nibabel and tifffile together cost 0.4 s, so each is imported where it is used
     import tifffile
 
-SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz")
-"""What is read by its ending, whatever the case; DICOM is known by its content."""
-
+SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz")  # whatever the case; DICOM is known by its content
 _MILLIMETRES = {"um": 1e-3, "micron": 1e-3, "microns": 1e-3, "mm": 1.0, "cm": 10.0, "meter": 1e3, "inch": 25.4}
 
 
@@ -22,10 +20,8 @@ _MILLIMETRES = {"um": 1e-3, "micron": 1e-3, "microns": 1e-3, "mm": 1.0, "cm": 10
 class Grid:
     """The geometry of a NIfTI's own voxels, so that a map goes back on them one by one."""
 
-    header: Any
-    """A NIfTI header with the source's sform, qform, their codes and units, and nothing else of the source."""
-    back: np.ndarray
-    """What turns our x, y, z to the source's axes, as nibabel writes orientations."""
+    header: Any  # a NIfTI header with the source's sform, qform, their codes and units, and nothing else of the source
+    back: np.ndarray  # what turns our x, y, z to the source's axes, as nibabel writes orientations
 
     def restore(self, heat: np.ndarray) -> np.ndarray:
         """A map in our `(Z, Y, X)` order as the source's `(i, j, k)` array."""
@@ -39,12 +35,9 @@ class Stored:
     """A volume as its file has it: values `(Z, Y, X)` or `(Z, Y, X, 3)`, and what else the file states."""
 
     values: np.ndarray
-    about: dict[str, Any]
-    """What it is, for the metadata of a result; nothing about the patient."""
-    spacing: tuple[float, float, float] | None = None
-    """Millimetres `(z, y, x)`."""
-    affine: np.ndarray | None = None
-    """Voxel `(x, y, z)` to RAS millimetres."""
+    about: dict[str, Any]  # what it is, for the metadata of a result; nothing about the patient
+    spacing: tuple[float, float, float] | None = None  # millimetres (z, y, x)
+    affine: np.ndarray | None = None  # voxel (x, y, z) to RAS millimetres
     window: tuple[float, float] | None = None
     grid: Grid | None = None
 
@@ -153,7 +146,6 @@ def _nifti(path: Path, orientation: str) -> Stored:
     header.set_sform(image.affine if sform is None else sform, int(sform_code))
     header.set_qform(image.affine if qform is None else qform, int(qform_code))
     header.set_xyzt_units(*units)
-
     own = io_orientation(image.affine)
     stays = orientation == "stored" or not coded or np.array_equal(image.affine, np.eye(4))  # nothing is stated
     wanted = own if stays else axcodes2ornt(orientation)

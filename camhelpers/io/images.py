@@ -15,9 +15,7 @@ from ..files import atomic, natural
 if TYPE_CHECKING:  # Pillow, OpenCV and tifffile together cost 0.25 s, so each is imported where it is used
     from PIL.Image import Image
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-"""What `list_images` finds and `read_image` reads, whatever the case."""
-
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # of what is found and read, whatever the case
 _WRITES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
 _ORIENTATION = 274  # the TIFF tag
 
@@ -28,9 +26,6 @@ def read_image(source: "str | Path | bytes | Image | np.ndarray") -> np.ndarray:
     `source` is a PNG, JPEG, TIFF, BMP or WebP file, the bytes of one, a Pillow image, or an array: `(H, W)` or
     `(H, W, 1 | 3 | 4)` of uint8, uint16, or floats in 0..1. Grey becomes three equal channels, alpha is composited
     on white, and of an animation the first frame is read.
-
-    >>> read_image(np.full((2, 2), 65535, np.uint16))[0, 0].tolist()
-    [1.0, 1.0, 1.0]
     """
     pixels = _unit_floats(*_open(source))
     if pixels.shape[2] == 4:
@@ -52,11 +47,7 @@ def list_images(folder: str | Path) -> list[Path]:
 
 
 def encode(picture: np.ndarray, format: Literal["png", "jpeg", "tiff"] = "png", quality: int = 90) -> bytes:
-    """The bytes of a PNG, JPEG or TIFF (LZW) file with 8 bits a channel; `quality` (1 to 100) is JPEG's.
-
-    >>> encode(np.zeros((4, 4, 3)))[1:4]
-    b'PNG'
-    """
+    """The bytes of a PNG, JPEG or TIFF (LZW) file with 8 bits a channel; `quality` (1 to 100) is JPEG's."""
     import cv2
 
     if picture.dtype != np.uint8:

@@ -13,9 +13,7 @@ from ..files import fingerprint, natural, sha256
 from . import dicom, formats
 from .formats import SUFFIXES, Grid, Stored
 
-ORIENTATIONS = ("LPS", "RAS", "stored")
-"""The directions in which a NIfTI's x, y and z may be read; DICOM's are LPS for axial slices."""
-
+ORIENTATIONS = ("LPS", "RAS", "stored")  # where a NIfTI's x, y and z may run; DICOM's are LPS for axial slices
 _LUMA = np.array([0.299, 0.587, 0.114])  # the share of red, green and blue in brightness
 _LONGEST = 120  # bytes: leaves room under the usual 255 for a method's name, a suffix and a temporary name
 
@@ -31,13 +29,10 @@ class Volume:
     """
 
     data: np.ndarray
-    spacing: tuple[float, float, float]
-    """Millimetres `(z, y, x)`; where the source states none (`source["spacing_known"]` is False), 1 each: voxels."""
+    spacing: tuple[float, float, float]  # mm (z, y, x); 1 each where `source["spacing_known"]` is False: voxels
     name: str
-    window: tuple[float, float]
-    """What 0 and 1 stand for in the source's values; the first is the larger one where the source is inverted."""
-    affine: np.ndarray | None
-    """Voxel indices `(x, y, z)` of `data` to RAS millimetres, 4 x 4; None where the file knows none."""
+    window: tuple[float, float]  # what 0 and 1 stand for in the source's values; the larger first where it is inverted
+    affine: np.ndarray | None  # voxel (x, y, z) of `data` to RAS millimetres, 4 x 4; None where the file knows none
     grid: Grid | None
     source: dict[str, Any]
 
@@ -61,9 +56,6 @@ def read_volume(
     DICOM has its own window, and everything else is cut at percentiles 0.5 and 99.5. `spacing` (mm, z y x) overrides
     the file's; `series` chooses among several DICOM series by UID or by number, from 1. RGB becomes grey. A NIfTI is
     turned to `orientation`, the directions of x, y and z ("LPS", "RAS"), or left as it is ("stored").
-
-    >>> read_volume(np.full((2, 3, 4), 255, np.uint8)).data.max().item()
-    1.0
     """
     if isinstance(source, Volume):
         if not spacing is window is series is None:
@@ -158,16 +150,10 @@ def _stem(path: Path) -> str:
 
 def _inside(folder: Path, label: str | None) -> list[Found]:
     """The volumes directly inside a folder: files, multi-frame DICOM files, folders of DICOM slices."""
-    found, single = [], []
-    for path in sorted(folder.iterdir(), key=natural):
-        if path.name.startswith("."):
-            continue
-        kind = "volume" if formats.suffix(path) else dicom.kind(path)
-        if kind == "volume":
-            found.append(Found(path, _stem(path), label))
-        elif kind == "slice":
-            single.append(path.name)
-    if single:
+    paths = [path for path in sorted(folder.iterdir(), key=natural) if not path.name.startswith(".")]
+    kinds = ["volume" if formats.suffix(path) else dicom.kind(path) for path in paths]
+    found = [Found(path, _stem(path), label) for path, kind in zip(paths, kinds, strict=True) if kind == "volume"]
+    if single := [path.name for path, kind in zip(paths, kinds, strict=True) if kind == "slice"]:
         says = f"Left out of {folder}: {', '.join(single)} (single DICOM images); give a series a folder of its own."
         warnings.warn(says, stacklevel=3)
     return found

@@ -17,25 +17,20 @@ from ..files import VERSION, atomic, sha256, write_text
 from ..progress import Progress
 from .images import read_image
 
-SUBJECTS = {
+SUBJECTS = {  # and the category of Wikimedia Commons in which each is looked for
     "airplanes": "Aircraft in flight", "birds": "Birds", "cars": "Automobiles", "cats": "Cats", "deer": "Cervidae",
-    "dogs": "Dogs", "frogs": "Frogs", "horses": "Horses", "landmarks": "Landmarks", "ships": "Ships",
-    "trucks": "Trucks",
+    "dogs": "Dogs", "frogs": "Frogs", "horses": "Horses", "landmarks": "Landmarks", "ships": "Ships", "trucks": "Trucks"
 }  # fmt: skip
-"""Subjects and the category of Wikimedia Commons in which each is looked for."""
 
 API = "https://commons.wikimedia.org/w/api.php"
 USER_AGENT = f"camhelpers/{VERSION} (notebooks that explain neural networks) python-requests/{requests.__version__}"
 """Wikimedia asks for an address at which you can be reached, and is more generous to those who put theirs here."""
-WIDTH = 960
-"""Pixels to which Wikimedia scales a picture: one of its standard sizes, which are served fastest."""
-
+WIDTH = 960  # pixels to which Wikimedia scales a picture: one of its standard sizes, which are served fastest
 _SUFFIX = {"image/jpeg": ".jpg", "image/png": ".png", "image/webp": ".webp", "image/tiff": ".tiff"}
 _FREE = re.compile(r"(cc0|cc-pd|pd|public domain)\b", re.IGNORECASE)
 _LISTINGS = 40  # requests spent on one category before it counts as exhausted
 _QUERY = {
-    "action": "query", "format": "json", "formatversion": "2",
-    "generator": "categorymembers", "gcmtype": "file|subcat",
+    "action": "query", "format": "json", "formatversion": "2", "generator": "categorymembers", "gcmtype": "file|subcat",
     "gcmlimit": "50",  # as many as get a scaled address in one answer
     "prop": "imageinfo", "iiprop": "url|extmetadata|size|mime", "iiurlwidth": WIDTH,
     "iiextmetadatafilter": "Artist|License|LicenseShortName|LicenseUrl|NonFree",
@@ -143,11 +138,9 @@ def _download(session: requests.Session, page: dict, folder: Path, category: str
         temporary.write_bytes(response.content)
     return {
         "title": title, "author": _text(info, "Artist") or "unknown",
-        "licence": _text(info, "LicenseShortName") or _text(info, "License"),
-        "licence_url": _text(info, "LicenseUrl"),
-        "page_url": info.get("descriptionurl", ""), "url": address,
-        "category": category, "file": path.relative_to(folder).as_posix(), "sha256": sha256(path),
-        "width": width, "height": height,
+        "licence": _text(info, "LicenseShortName") or _text(info, "License"), "licence_url": _text(info, "LicenseUrl"),
+        "page_url": info.get("descriptionurl", ""), "url": address, "category": category,
+        "file": path.relative_to(folder).as_posix(), "sha256": sha256(path), "width": width, "height": height,
         "page_id": page["pageid"], "fetched": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
 

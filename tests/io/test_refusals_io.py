@@ -64,7 +64,7 @@ FILES = [
     (read_image, "moves.gif", ValueError, "is not a picture"),
     (read_image, "ink.jpg", ValueError, "CMYK colours"),
     (read_image, "stack.tif", ValueError, "holds 5 pages"),
-    (read_image, "floats.tif", ValueError, "or floats in 0..1, such as (x - x.min())"),
+    (read_image, "floats.tif", ValueError, "or floats in 0..1, such as pixels / 255"),
     (read_image, "white.tif", ValueError, "unusual pixels (16 bits MINISWHITE)"),
     (read_image, "turned.tif", ValueError, "save it upright"),
     (list_images, "nowhere", FileNotFoundError, "not a folder"),
