@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .files import atomic
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import ListedColormap
@@ -70,17 +72,13 @@ def overlay(picture: np.ndarray, heat: np.ndarray, *, opacity: float = 0.4, cmap
     """Mix `1 - opacity` of the picture with `opacity` of the coloured heat, uint8 `(..., H, W, 3)`.
 
     Exactly so at every pixel, with no rescaling by the maximum: equal heat looks the same in every slice and frame.
-
-    >>> overlay(np.ones((4, 4, 3)), np.zeros((4, 4)), opacity=0.0).min()
-    np.uint8(255)
     """
     picture, heat = np.asarray(picture), np.asarray(heat)
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it lies between 0 (the picture alone) and 1 (the heat alone).")
     if picture.shape != (*heat.shape, 3):
         raise ValueError(f"The picture is {picture.shape}, the heat {heat.shape}; but for 3 colours they must agree.")
-    share = np.float32(opacity)
-    full = np.float32(1 if picture.dtype == np.uint8 else 255)
+    share, full = np.float32(opacity), np.float32(1 if picture.dtype == np.uint8 else 255)
     mixed = picture.astype(np.float32) * (full * (1 - share)) + colour(heat, cmap) * share
     return np.round(mixed.clip(0, 255)).astype(np.uint8)
 
@@ -163,8 +161,6 @@ def grid(
 
 def save(figure: "Figure", path: Any) -> Any:
     """Write a figure, whole or not at all; the suffix names the format."""
-    from .files import atomic
-
     engine = figure.get_layout_engine()
     with atomic(path) as temporary:
         figure.savefig(temporary)

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..files import ROOT, atomic, sha256, write_text
@@ -32,9 +33,6 @@ def load_model(
     and `classes` (a count, or names), or a network of your own, which then gets a card and is otherwise left alone.
     `architecture` is a torchvision name, `"module:name"` in code of your own, or a callable that builds the network.
     Further keywords set the card: `size`, `mean`, `std`, `fit` ("squash" or "crop"). Unless given, they are ImageNet's.
-
-    >>> load_model("scenes").card.name
-    'scenes'
     """
     if classes is not None:
         card["classes"] = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else classes
@@ -44,10 +42,9 @@ def load_model(
         if isinstance(spec, nn.Module):
             spec.card = replace(getattr(spec, "card", Card(type(spec).__name__)), **card)
             return spec
-        if (MODELS / f"{spec}.json").is_file():
-            net = _from_file(MODELS / f"{spec}.safetensors", architecture, card)
-        elif Path(spec).suffix in (".pt", ".pth", ".safetensors"):
-            net = _from_file(Path(spec), architecture, card)
+        path = MODELS / f"{spec}.safetensors" if (MODELS / f"{spec}.json").is_file() else Path(spec)
+        if path.suffix in (".pt", ".pth", ".safetensors"):
+            net = _from_file(path, architecture, card)
         else:
             net = _from_torchvision(str(spec))
             if architecture or len(card.get("classes", net.card.classes)) != len(net.card.classes):
@@ -59,8 +56,6 @@ def load_model(
 
 def save_model(net: nn.Module, card: Card, path: str | Path) -> Card:
     """Write weights as safetensors and the card as JSON beside them; return the card with the checksum filled in."""
-    from safetensors.torch import save
-
     path = Path(path)
     if path.suffix != ".safetensors":  # appended, since the dot of "net_v1.2" begins no suffix
         path = path.with_name(path.name + ".safetensors")
@@ -115,12 +110,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {str(path)!r}.")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own
         if "weights_only" in str(error) or "Weights only" in str(error):
             what = "holds more than weights (pickled code) and was refused"

@@ -31,9 +31,7 @@ class Explored(w.VBox):
 def toggles(names: Iterable[str], value: str, description: str) -> w.ToggleButtons:
     """Buttons as wide as their words; a method has its title."""
     options = [(METHODS[name].title if name in METHODS else name, name) for name in names]
-    buttons = w.ToggleButtons(options=options, value=value, description=description)
-    buttons.style.button_width = "auto"
-    return buttons
+    return w.ToggleButtons(options=options, value=value, description=description, style={"button_width": "auto"})
 
 
 def fraction(value: float, description: str, **options: Any) -> w.FloatSlider:

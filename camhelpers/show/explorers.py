@@ -41,9 +41,8 @@ class Explorer(Explored):
         self.method = toggles(methods or cams(), registered(method).name, "method")
         self.layer = toggles(layers, layer or layers[-1], "layer")
         self.alpha, self.opacity, self.cmap = fraction(alpha, "alpha"), fraction(opacity, "opacity"), colours(cmap)
-        super().__init__(
-            (self.picture, self.target, self.cmap), (self.method,), (self.layer,), (self.alpha, self.opacity)
-        )
+        rows = (self.picture, self.target, self.cmap), (self.method,), (self.layer,), (self.alpha, self.opacity)
+        super().__init__(*rows)
 
     def _refresh(self, change: Any = None) -> None:
         ex: Explanation = self.explanation(self.picture.value)
@@ -85,8 +84,7 @@ class CurveExplorer(Explored):
 
         ex = explain(self.model, self.pictures[picture], layers=self.layer)
         heat = ex.heatmap(method, size="model")  # on the network's own input, whose pixels the curves take away
-        options = {"steps": self.steps, "baselines": [self.baseline]}
-        found = curves(self.model, ex.inputs, ex.target, heat[None, None], **options)
+        found = curves(self.model, ex.inputs, ex.target, heat[None, None], steps=self.steps, baselines=[self.baseline])
         figure = plt.figure(figsize=(11, 4.8))
         cells = figure.add_gridspec(2, 5, width_ratios=(1.9, 0.1, 1, 1, 1))
         axes = figure.add_subplot(cells[:, 0])

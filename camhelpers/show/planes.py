@@ -152,8 +152,7 @@ def orthogonal(
     point = hottest(heat) if point is None else point
     titles = [plane_title(axis, place, scale) for axis, place in enumerate(point)]
     outlines = [None] * 3 if mask is None else planes_through(mask, point)
-    parts = titles, planes_through(volume, point), planes_through(heat, point), outlines
-    figure = _three_planes(scale, *parts, **look)
+    figure = _three_planes(scale, titles, planes_through(volume, point), planes_through(heat, point), outlines, **look)
     here = (np.array(point) + 0.5) * scale.steps
     line = {"color": "white", "linewidth": 0.9, "path_effects": [withStroke(linewidth=2, foreground="#00000088")]}
     for cell, seen in zip(figure.axes, SEEN, strict=False):
@@ -164,9 +163,7 @@ def orthogonal(
     return figure
 
 
-def projections(
-    volume: Array, heat: Array, spacing: Spacing = None, *, mask: Array | None = None, **look: Any
-) -> "Figure":
+def projections(volume: Array, heat: Array, spacing: Spacing = None, *, mask: Array | None = None, **look) -> "Figure":
     """Maximum projections of heat and mask along each axis, over mean projections stretched to their own contrast."""
     scale = checked(volume, heat, spacing, mask)
     greys, heats, masks = [], [], []

@@ -35,9 +35,8 @@ class VolumeViewer(Explored):
         self.heat = cache(self._heat)
         self.method = toggles(heats, next(iter(heats)), "method")
         self.opacity, self.cmap = fraction(opacity, "opacity"), colours(cmap)
-        self.lesion = w.Checkbox(
-            value=mask is not None, disabled=mask is None, description="outline of the lesion", indent=False
-        )
+        known = mask is not None
+        self.lesion = w.Checkbox(known, disabled=not known, description="outline of the lesion", indent=False)
         self.hottest = w.Button(description="hottest voxel", icon="crosshairs", tooltip="Go where the heat is greatest")
         self.hottest.on_click(self._go_to_hottest)
         limits = zip(self.heat(self.method.value)[1], volume.shape, planes.AXES, strict=True)
@@ -58,11 +57,9 @@ class VolumeViewer(Explored):
         value = f"<b>{heat[point] / 255:.2f}</b>" if heat.any() else "none: <b>the map is blank</b>"
         where = ", ".join(f"{(i + 0.5) * step:.2f}" for i, step in zip(point, self.scale.steps, strict=True))
         inside = "" if self.mask is None else f", {'inside' if self.mask[point] else 'outside'} the lesion"
-        self.caption.value = (
-            f"Voxel (z {point[0]}, y {point[1]}, x {point[2]})"
-            + (f" at ({where}) mm" if self.scale.unit == "mm" else "")
-            + f": {html.escape(title(self.method.value))} heat {value}, volume {self.volume[point]:.2f}{inside}."
-        )
+        place = f"(z {point[0]}, y {point[1]}, x {point[2]})" + (f" at ({where}) mm" if self.scale.unit == "mm" else "")
+        heated = f"{html.escape(title(self.method.value))} heat {value}"
+        self.caption.value = f"Voxel {place}: {heated}, volume {self.volume[point]:.2f}{inside}."
         self.image.value = encode(self._compose(heat, point), "jpeg", quality=80)
 
     def _compose(self, heat: np.ndarray, point: tuple[int, int, int]) -> np.ndarray:
