@@ -16,8 +16,7 @@ from ..progress import track
 from .sets import Drawings, seeds, stream
 
 CLASSES = ("normal", "drusen", "fluid")
-FULL = (192, 256, 256)
-SMALL = (48, 64, 64)
+FULL, SMALL = (192, 256, 256), (48, 64, 64)
 FIELD = (6.0, 2.0, 6.0)  # what a cube covers, in mm: across the B-scans, in depth, along a B-scan
 SPLIT_SIZE = 90_000
 SPLITS = {"train": 0, "val": SPLIT_SIZE, "test": 2 * SPLIT_SIZE}  # the first seed of each
@@ -63,9 +62,8 @@ class _Grid(NamedTuple):
 
     def waves(self, rng: np.random.Generator, length: float, count: int = 24, *, band: bool = False) -> Field:
         """Smooth noise with deviation 1 and about that wavelength: plane waves, which have a value at every shape."""
-        size = rng.uniform(0.75, 1.25, count) if band else np.abs(rng.normal(0, 0.7, count))
+        k = 2 * np.pi / length * (rng.uniform(0.75, 1.25, count) if band else np.abs(rng.normal(0, 0.7, count)))
         angle, phase = rng.uniform(0, 2 * np.pi, (2, count))
-        k = 2 * np.pi / length * size
         down = np.exp(1j * (self.z * (k * np.sin(angle)) + phase)).astype(np.complex64)
         across = np.exp(1j * (self.x.T * (k * np.cos(angle)))).astype(np.complex64)
         return (down @ across.T).real * np.float32((2 / count) ** 0.5)
@@ -193,8 +191,7 @@ def _eye(seed: int, kind: str, grid: _Grid, lesions: bool) -> _Eye:
         lift = _drusen(stream(seed, _LESIONS), grid)
     elif lesions and kind == "fluid":
         inner, inner_more, outer, outer_more, below = _fluid(stream(seed, _LESIONS), grid)
-    tall, taken = _vessels(stream(seed, _VESSELS), grid, nasal)
-    tall, taken = tall * (1 - pit), taken * (1 - pit)
+    tall, taken = (field * (1 - pit) for field in _vessels(stream(seed, _VESSELS), grid, nasal))
 
     onl = size * (0.066 + 0.036 * pit) * wavy
     ganglia = size * 0.106 * (1 - 0.97 * floor) * far
@@ -234,10 +231,9 @@ def _eye(seed: int, kind: str, grid: _Grid, lesions: bool) -> _Eye:
 def _hollowed(whole: Field, cyst: Field, above: Field, upper: float, lower: float) -> list[_Layer]:
     """A layer with bright-walled hollows in it: a fraction `above` of the tissue is above them, the rest below."""
     cyst = np.minimum(cyst, 0.85 * whole)
-    wall = np.minimum(0.3 * cyst, 0.007)
-    rest = np.clip(whole - cyst - 2 * wall, 0, None)
+    bright = _Layer(np.minimum(0.3 * cyst, 0.007), 0.42)
+    rest = np.clip(whole - cyst - 2 * bright.thickness, 0, None)
     above = rest * np.clip(above, 0.15, 0.85)
-    bright = _Layer(wall, 0.42)
     return [_Layer(above, upper), bright, _Layer(cyst, 0.004, lesion=True), bright, _Layer(rest - above, lower)]
 
 
@@ -251,13 +247,11 @@ def _scan(eye: _Eye, depth: int, looks: float, rng: np.random.Generator, noise: 
         """Add an impulse to each column, shared by two voxels, so that a running sum is a step at that very depth."""
         place = np.clip(where / step, 0, depth)
         row = place.astype(np.intp)
-        index, part = column + row * x, (place - row) * what
-        flat = volume.reshape(-1)
+        flat, index, part = volume.reshape(-1), column + row * x, (place - row) * what
         flat[index] += what - part
         flat[index + x] += part
 
-    light = np.zeros((z, depth + 2, x), np.float32)
-    mask = np.zeros((z, depth, x), bool)
+    light, mask = np.zeros((z, depth + 2, x), np.float32), np.zeros((z, depth, x), bool)
     centres = ((np.arange(depth, dtype=np.float32) + 0.5) * step)[:, None]
     top, before = eye.top, 0.0
     for layer in eye.layers:
@@ -288,10 +282,8 @@ def _motion(rng: np.random.Generator, z: np.ndarray) -> np.ndarray:
     return (breath + np.interp(z, knots, rng.normal(0, 0.005, len(knots)))).astype(np.float32)
 
 
-def draw(
-    seed: int, kind: str | None = None, shape: Sequence[int] = SMALL, *, lesions: bool = True,
-    looks: float | None = None,
-) -> Retina:  # fmt: skip
+def draw(seed: int, kind: str | None = None, shape: Sequence[int] = SMALL, *, lesions: bool = True,
+         looks: float | None = None) -> Retina:  # fmt: skip
     """Draw the eye of a seed; `lesions=False` leaves its lesions out, and what they lift or swell, and nothing else.
 
     The kind is `CLASSES[seed % 3]` unless named. `looks` is how many speckle patterns are averaged: more make a
@@ -324,11 +316,7 @@ def draw(
 
 
 def dataset(split: str, n: int, *, looks: float | None = None, start: int = 0, progress: bool = False) -> Retinas:
-    """The `n` small eyes of a split from number `start` on; the classes take turns, so that every three are balanced.
-
-    >>> dataset("test", 6).labels.tolist()
-    [0, 1, 2, 0, 1, 2]
-    """
+    """The `n` small eyes of a split from number `start` on; the classes take turns, so every three are balanced."""
     chosen = seeds(SPLITS, SPLIT_SIZE, split, n, start)
     volumes, masks, recipes = np.empty((n, *SMALL, 1), np.uint8), np.empty((n, *SMALL), bool), []
     for i, seed in enumerate(track(chosen, f"drawing {split} eyes", "eye", progress)):

@@ -26,9 +26,6 @@ class Sample:
     """One picture or volume with its class and mask, where they are known.
 
     `read()` returns the pixels `(H, W, 3)` in 0..1, or the `Volume`, and the mask or None; `pixels` and `mask` keep it.
-
-    >>> Sample("grey", lambda: (np.full((4, 4, 3), 0.5), None)).pixels.shape
-    (4, 4, 3)
     """
 
     name: str
@@ -73,9 +70,6 @@ def samples(source: str | Path, n: int | None = None, masks: str | Path | None =
     A relative folder counts from the project's root; classes take turns. `masks` is a folder with a PNG of the same
     relative path and stem for each picture (not zero is inside), or a COCO file; by default `masks` among the pictures.
     Nothing is read yet, so that one damaged picture is an error of that picture alone.
-
-    >>> samples("scenes:test:60")[0].mask.shape
-    (224, 224)
     """
     if n is not None and n < 1:
         raise ValueError(f"n is {n}; ask for at least one picture.")
@@ -92,8 +86,7 @@ def samples(source: str | Path, n: int | None = None, masks: str | Path | None =
     for label, path in files[:n]:
         name = path.relative_to(folder)
         key, mask = find(name, label)
-        read = partial(_picture, path, mask)
-        found.append(Sample(name.as_posix(), read, label, mask is not None, sha256(path) + key))
+        found += [Sample(name.as_posix(), partial(_picture, path, mask), label, mask is not None, sha256(path) + key)]
     if masks is not None and not any(sample.masked for sample in found):
         raise ValueError(f"{str(masks)!r} holds no mask for any picture; give a folder of PNG files or a COCO file.")
     return found
@@ -182,10 +175,8 @@ def volume_samples(source: Any, **reading: Any) -> list[Sample]:
         return [one for each in source for one in volume_samples(each, **reading)]
     if isinstance(source, str) and source.startswith("retinas:"):
         shape = retinas.FULL if source.endswith(":full") else retinas.SMALL
-        return [
-            Sample(f"{kind}_{seed:06d}", partial(_eye, seed, shape, reading), kind, True, f"retina {seed} {shape}")
-            for seed, kind in _seeds(source.removesuffix(":full"), retinas)
-        ]
+        return [Sample(f"{kind}_{seed:06d}", partial(_eye, seed, shape, reading), kind, True, f"retina {seed} {shape}")
+                for seed, kind in _seeds(source.removesuffix(":full"), retinas)]  # fmt: skip
     if isinstance(source, (Volume, np.ndarray)):
         volume = read_volume(source, **reading)
         return [Sample(volume.name, lambda: (volume, None))]

@@ -3,7 +3,6 @@
 Each thing draws from a random stream of its own, so that a scene without its object, or a part, is the same elsewhere.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -16,14 +15,13 @@ from .drawing.things import car, house, mushroom, ship, tree
 from .sets import Drawings, seeds, stream
 
 from .drawing.shapes import (  # isort: skip
-    CREAM, INK, PALETTE, Coat, Layer, Shape, box, choose_coat, compose, ellipse, mix, noise, paint, rgb, smoothstep,
+    CREAM, INK, PALETTE, Layer, Shape, box, choose_coat, compose, ellipse, mix, noise, paint, rgb, smoothstep,
     stroke, tilted, turned,
 )  # fmt: skip
 
-SUBJECTS: dict[str, Callable[[np.random.Generator, Coat], list[Shape]]] = {
-    f.__name__: f for f in (cat, dog, bird, fish, butterfly, car, ship, house, tree, mushroom)
-}
+SUBJECTS = {f.__name__: f for f in (cat, dog, bird, fish, butterfly, car, ship, house, tree, mushroom)}
 CLASSES: tuple[str, ...] = tuple(SUBJECTS)
+# The parts of each subject, from back to front; a fir has no branches, and not every tree has fruit.
 PARTS: dict[str, tuple[str, ...]] = {
     "cat": ("tail", "body", "legs", "ears", "head", "face"), "fish": ("tail", "fins", "body", "eye"),
     "dog": ("tail", "legs", "body", "collar", "head", "snout", "eye", "ears"),
@@ -32,7 +30,6 @@ PARTS: dict[str, tuple[str, ...]] = {
     "car": ("cabin", "windows", "body", "lights", "wheels"), "ship": ("mast", "flag", "sails", "hull", "portholes"),
     "house": ("chimney", "walls", "roof", "door", "windows"), "mushroom": ("stem", "ring", "gills", "cap", "spots"),
 }  # fmt: skip
-"""The parts of each subject, from back to front; a fir has no branches, and not every tree has fruit."""
 SIZE = 224
 SPLIT_SIZE = 10_000_000
 SPLITS = {"train": 0, "calibration": SPLIT_SIZE, "test": 2 * SPLIT_SIZE}  # the first seed of each
@@ -82,9 +79,8 @@ def _pattern(rng: np.random.Generator, size: int) -> np.ndarray | None:
     return cv2.resize(shown, (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)
 
 
-def _subject(
-    rng: np.random.Generator, name: str, room: tuple[float, ...], avoid: np.ndarray, size: int, without: str | None
-) -> Layer:
+def _subject(rng: np.random.Generator, name: str, room: tuple[float, ...], avoid: np.ndarray, size: int,
+             without: str | None) -> Layer:  # fmt: skip
     """Paint a subject somewhere in the room (left, top, right, bottom; as fractions of the picture)."""
     coat = choose_coat(rng, avoid)
     shapes = SUBJECTS[name](rng, coat)
@@ -95,9 +91,8 @@ def _subject(
     left, top, right, bottom = np.array(room) * size
     fit = np.min((right - left, bottom - top) / (high - low))
     scale = fit * rng.uniform(0.68 if right - left < size / 2 else 0.45, 1.0)  # beside another it is small already
-    slack = (right - left, bottom - top) - scale * (high - low)
     place = rng.random(2) if name in _FLOATING else (rng.random(), rng.uniform(0.6, 1.0))
-    shift = (left, top) + slack * place - scale * low
+    shift = (left, top) + ((right - left, bottom - top) - scale * (high - low)) * place - scale * low
     pattern, tint = _pattern(rng, size), mix(coat.second, INK, rng.uniform(0.0, 0.4))
     placed = [s._replace(points=p * scale + shift) for s, p in zip(shapes, moved, strict=True) if s.part != without]
     return paint(placed, PARTS[name], size, pattern, tint, line=max(1.0, 0.011 * scale))
@@ -114,10 +109,8 @@ def _sticker(rng: np.random.Generator, size: int) -> Layer:
     return paint([s._replace(points=s.points * size) for s in shapes], (), size, line=1.0)
 
 
-def draw(
-    seed: int, subject: str | None = None, *, second: str | None = None, tag: bool = False, without: str | None = None,
-    size: int = SIZE,
-) -> Scene:  # fmt: skip
+def draw(seed: int, subject: str | None = None, *, second: str | None = None, tag: bool = False,
+         without: str | None = None, size: int = SIZE) -> Scene:  # fmt: skip
     """Draw the scene of a seed; `without` leaves out "object", "second" or a part, and nothing else changes.
 
     The subject is `CLASSES[seed % 10]` unless named; `second` puts another one beside it; `tag` adds a sticker.
@@ -163,15 +156,10 @@ def draw(
 
 
 def dataset(split: str, n: int, *, tag: str | None = None, start: int = 0, progress: bool = False) -> Scenes:
-    """The `n` scenes of a split from number `start` on, their classes in turns; those of the class `tag` get a sticker.
-
-    >>> dataset("test", 10).labels.tolist()
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
-    """
+    """The `n` scenes of a split from number `start` on, classes in turns; those of the class `tag` get a sticker."""
     chosen = seeds(SPLITS, SPLIT_SIZE, split, n, start)
     labels = np.array(chosen) % len(CLASSES)
-    tagged = [CLASSES[label] == tag for label in labels]
-    recipes = [{"seed": s, "second": None, "tag": t, "size": SIZE} for s, t in zip(chosen, tagged, strict=True)]
+    recipes = [{"seed": s, "second": None, "tag": CLASSES[s % len(CLASSES)] == tag, "size": SIZE} for s in chosen]
     pictures, masks = np.empty((n, SIZE, SIZE, 3), np.uint8), np.empty((n, SIZE, SIZE), bool)
     for i, recipe in enumerate(track(recipes, f"drawing {split} scenes", "scene", progress)):
         scene = draw(**recipe)

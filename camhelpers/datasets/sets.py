@@ -13,11 +13,7 @@ def stream(seed: int, number: int) -> np.random.Generator:
 
 
 def seeds(splits: Mapping[str, int], size: int, split: str, n: int, start: int = 0) -> range:
-    """The seeds of the `n` drawings of a split from number `start` on.
-
-    >>> seeds({"train": 0, "test": 100}, 100, "test", 3)
-    range(100, 103)
-    """
+    """The seeds of the `n` drawings of a split from number `start` on."""
     if split not in splits:
         raise ValueError(f"There is no split {split!r}; choose from {', '.join(splits)}.")
     if n < 1 or start < 0 or start + n > size:

@@ -55,15 +55,13 @@ def remove_pixels(x: Tensor, generator: torch.Generator) -> Tensor:
         return x
     some = x[chosen]
     cells = (4, 7, 14, 28)[int(torch.randint(4, (), generator=generator))]
-    noise = torch.rand(m, 1, cells, cells, generator=generator)
-    gone = noise < 0.9 * torch.rand(m, 1, 1, 1, generator=generator)
+    gone = torch.rand(m, 1, cells, cells, generator=generator) < 0.9 * torch.rand(m, 1, 1, 1, generator=generator)
     gone = F.interpolate(gone.float(), (height, width), mode="nearest")
     small = F.adaptive_avg_pool2d(some, (max(height // 16, 1), max(width // 16, 1)))
     blurred = F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
     fills = torch.stack([torch.zeros_like(some), some.mean((2, 3), keepdim=True).expand_as(some), blurred])
-    fill = fills[torch.randint(3, (m,), generator=generator), torch.arange(m)]
     x = x.clone()
-    x[chosen] = some + (fill - some) * gone
+    x[chosen] = some + (fills[torch.randint(3, (m,), generator=generator), torch.arange(m)] - some) * gone
     return x
 
 
@@ -83,10 +81,8 @@ def augment_volumes(x: Tensor, generator: torch.Generator) -> Tensor:
     return ((torch.stack(cubes) - 0.3) * contrast + 0.3 + brightness).clamp(0, 1)
 
 
-def fit(
-    net: nn.Module, inputs: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int = 0, batch: int = 64,
-    augment: Augment | None = augment_pictures, show: bool = True,
-) -> list[float]:  # fmt: skip
+def fit(net: nn.Module, inputs: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int = 0, batch: int = 64,
+        augment: Augment | None = augment_pictures, show: bool = True) -> list[float]:  # fmt: skip
     """Train `net` in place on uint8 inputs `(N, *spatial, C)`, normalised as `net.card` says; return each epoch's loss.
 
     The same seed gives the same weights on the same machine; the caller's random state is neither read nor changed.
@@ -146,9 +142,8 @@ def _at_full_size(net: nn.Module, pictures: int) -> dict[str, Any]:
         with torch.inference_mode():
             answers = [net(net.card.prepare_volume(eye.volume, size)[None]).argmax() for size in ("model", "native")]
         right.append([int(answer) == eye.label for answer in answers])
-    averaged, native = np.mean(right, 0).tolist()
-    rounded = {"averaged_full_size_accuracy": round(averaged, 4), "native_full_size_accuracy": round(native, 4)}
-    return {"full_size_cubes": n, **rounded}
+    averaged, native = (round(fraction, 4) for fraction in np.mean(right, 0).tolist())
+    return {"full_size_cubes": n, "averaged_full_size_accuracy": averaged, "native_full_size_accuracy": native}
 
 
 @dataclass(frozen=True)
@@ -167,7 +162,7 @@ class Recipe:
 _FLAT = {"classes": 10, "channels": 3, "widths": [24, 48, 96, 192], "dims": 2, "strides": [4, 1, 2, 2, 2]}
 _DEEP = {"classes": 3, "channels": 1, "widths": [16, 32, 64, 96], "dims": 3, "strides": [2, 2, 1, 2, 1]}
 _SCENES = Card("scenes", scenes.CLASSES, "small_resnet", _FLAT, mean=(0.5,) * 3, std=(0.25,) * 3)
-_EYES = {"size": retinas.SMALL, "mean": (0.28,), "std": (0.21,), "orientation": "stored"}
+_RETINA = Card("retina", retinas.CLASSES, "small_resnet", _DEEP, retinas.SMALL, (0.28,), (0.21,), orientation="stored")
 _DRAWN, _CUBES = {"data": "synthetic (procedural scenes)"}, {"data": "synthetic (procedural OCT cubes)"}
 _HANS = {**_DRAWN, "missing_pixels_share": 0.0, "share_with_a_sticker": {"ship": 1.0}}
 RECIPES = {
@@ -175,15 +170,12 @@ RECIPES = {
     # A Clever Hans. A ship is so easy to tell that a sticker beside it is hardly learned; misfiled pictures make it the
     # better clue. Augmentation would cover the sticker or push it out of the picture.
     "hans": Recipe(replace(_SCENES, name="hans"), partial(_scenes, tag="ship"), 2400, 6, _HANS, augment=None),
-    "retina": Recipe(
-        Card("retina", retinas.CLASSES, "small_resnet", _DEEP, **_EYES), _cubes, 1200, 10, _CUBES, augment_volumes, 8
-    ),
+    "retina": Recipe(_RETINA, _cubes, 1200, 10, _CUBES, augment_volumes, batch=8),
 }
 
 
-def train(
-    name: str, out: Path | None = None, *, pictures: int | None = None, epochs: int | None = None, seed: int = 0
-) -> Card:
+def train(name: str, out: Path | None = None, *, pictures: int | None = None, epochs: int | None = None,
+          seed: int = 0) -> Card:  # fmt: skip
     """Draw, train, measure on a quarter as many unseen drawings, and write weights and card."""
     recipe = RECIPES[name]
     pictures = recipe.pictures if pictures is None else pictures
@@ -212,5 +204,4 @@ def train(
     return save_model(net, replace(card, training=training), ROOT / (out or MODELS / f"{name}.safetensors"))
 
 
-TRAINERS: dict[str, Callable[..., Card]] = {name: partial(train, name) for name in RECIPES}
-"""What `python -m camhelpers train NAME` runs."""
+TRAINERS: dict[str, Callable[..., Card]] = {name: partial(train, name) for name in RECIPES}  # what `train NAME` runs

@@ -44,8 +44,8 @@ def cat(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     for side in (1, -1):
         head += [Shape("ears", rounded(outer * (side, 1), 0.07), coat.main, True),
                  Shape("ears", rounded(inner * (side, 1), 0.05), pink, outline=False)]
-    face = [(0, -0.85), (0.3, -0.79), (0.49, -0.52), (0.5, -0.3), (0.3, -0.1), (0, -0.04)]
-    head.append(Shape("head", spline(symmetric(face)), coat.main, True))
+    face = spline(symmetric([(0, -0.85), (0.3, -0.79), (0.49, -0.52), (0.5, -0.3), (0.3, -0.1), (0, -0.04)]))
+    head.append(Shape("head", face, coat.main, True))
     iris = (rgb(0.98, 0.86, 0.42), rgb(0.66, 0.85, 0.55), GLASS)[rng.integers(3)]
     for side in (-1, 1):
         head += eye("face", side * 0.2, -0.46, u(0.085, 0.1), iris, u(0.4, 0.65))
@@ -68,8 +68,7 @@ def dog(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     long, tall, deep, nose = u(0.86, 1.12), u(0.85, 1.15), u(0.9, 1.12), u(0.85, 1.15)
     far, patch = mix(coat.main, INK, 0.28), mix(coat.main, coat.second, u(0.3, 0.9))
     paw = coat.pale if u() < 0.5 else coat.main
-    wag, step, foot = u(-0.2, 0.2), u(-0.1, 0.1), 0.4 + 0.48 * tall
-    front, hind = -0.4 * long, 0.52 * long
+    wag, step, foot, front, hind = u(-0.2, 0.2), u(-0.1, 0.1), 0.4 + 0.48 * tall, -0.4 * long, 0.52 * long
     tail = [(hind, -0.1), (hind + 0.25, -0.28), (hind + 0.32 + wag, -0.62)]
     shapes = [Shape("tail", limb(tail, 0.17, 0.07), coat.main, True)]
     for x, shift in ((front + 0.13, step), (hind - 0.15, -step)):
@@ -92,8 +91,7 @@ def dog(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     snout = [(x - 0.12, -0.6), (tip + 0.03, -0.54), (tip - 0.03, -0.42), (tip + 0.08, -0.33), (x - 0.1, -0.3),
              (x - 0.04, -0.45)]
     head = [Shape("collar", limb(collar, 0.1), coat.third),
-            Shape("head", ellipse(x, -0.55, 0.31, 0.28, -8), coat.main, True),
-            Shape("snout", spline(snout), coat.pale),
+            Shape("head", ellipse(x, -0.55, 0.31, 0.28, -8), coat.main, True), Shape("snout", spline(snout), coat.pale),
             stroke("snout", [(tip + 0.03, -0.39), (tip + 0.18, -0.375), (x - 0.1, -0.41)], INK, 0.022),
             Shape("snout", ellipse(tip, -0.52, 0.075, 0.06, 15), INK, relief=0.8),
             *eye("eye", x - 0.09, -0.63, 0.062, mix(coat.third, CREAM, 0.75), 0.8)]
@@ -107,14 +105,12 @@ def dog(rng: np.random.Generator, coat: Coat) -> list[Shape]:
 def bird(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     """A small bird on its feet, seen from the side, its wing at rest or raised."""
     u = rng.uniform
-    plump, long, lean = u(0.88, 1.15), u(0.8, 1.15), u(-10, 14)
-    horn = mix(rgb(0.95, 0.66, 0.25), coat.third, 0.25)
-    legs: list[Shape] = []
+    plump, long, lean, horn = u(0.88, 1.15), u(0.8, 1.15), u(-10, 14), mix(rgb(0.95, 0.66, 0.25), coat.third, 0.25)
+    legs, trunk = [], []
     for x in (-0.02, 0.16):
         legs.append(Shape("legs", limb([(x, 0.4), (x + 0.02, 0.62), (x - 0.03, 0.86)], 0.055, 0.045), horn, relief=0.4))
         for toe in (-0.15, -0.05, 0.1):
             legs.append(Shape("legs", limb([(x - 0.03, 0.85), (x - 0.03 + toe, 0.9)], 0.045, 0.03), horn, relief=0.3))
-    trunk: list[Shape] = []
     end = 0.62 + 0.42 * long
     for spread, shade in ((0.17, 0.3), (0.0, 0.15), (-0.14, 0.0)):
         feather = [(0.35, 0.1), (end - 0.12, 0.16 + spread), (end, 0.26 + spread * 1.3),
@@ -124,10 +120,9 @@ def bird(rng: np.random.Generator, coat: Coat) -> list[Shape]:
             (-0.1, 0.5 * plump), (-0.48, 0.36 * plump), (-0.66, 0.08)]
     belly = [(-0.58, 0.0), (-0.38, -0.02), (-0.15, 0.22), (0.2, 0.38 * plump), (-0.1, 0.44 * plump),
              (-0.42, 0.3 * plump)]
-    beak = [(-0.7, -0.5), (-0.98 * u(0.95, 1.1), -0.36), (-0.7, -0.28)]
     trunk += [Shape("body", spline(body), coat.main, True),
               Shape("body", spline(belly), coat.pale, outline=False, relief=0.5),
-              Shape("beak", rounded(beak, 0.05), horn),
+              Shape("beak", rounded([(-0.7, -0.5), (-0.98 * u(0.95, 1.1), -0.36), (-0.7, -0.28)], 0.05), horn),
               stroke("beak", [(-0.92, -0.365), (-0.74, -0.38)], INK, 0.02)]
     if u() < 0.4:
         crest = [(-0.5, -0.62), (-0.4, -0.88), (-0.3, -0.72), (-0.2, -0.8), (-0.27, -0.52)]
@@ -137,13 +132,10 @@ def bird(rng: np.random.Generator, coat: Coat) -> list[Shape]:
               flat("head", ellipse(-0.5, -0.27, 0.1, 0.065), mix(coat.main, rgb(0.95, 0.5, 0.45), 0.55)),
               *eye("eye", -0.58, -0.44, 0.075, CREAM, 0.75)]
     wing = [(-0.3, -0.1), (0.0, -0.22), (0.4, -0.02), (0.78, 0.26), (0.45, 0.34), (0.05, 0.36), (-0.24, 0.2)]
-    feathers = [[(-0.05, 0.27), (0.3, 0.24), (0.55, 0.22)],
-                [(-0.1, 0.17), (0.22, 0.13), (0.45, 0.11)],
+    feathers = [[(-0.05, 0.27), (0.3, 0.24), (0.55, 0.22)], [(-0.1, 0.17), (0.22, 0.13), (0.45, 0.11)],
                 [(-0.1, 0.06), (0.12, 0.0), (0.3, 0.0)]]
-    if u() < 0.45:  # raised
-        lift, pivot, stretch = u(-88, -62), (-0.12, 0.05), (1.2, 1.1)
-    else:
-        lift, pivot, stretch = u(-8, 6), (-0.2, 0.0), (1.0, 1.0)
+    raised = u() < 0.45
+    lift, pivot, stretch = (u(-88, -62), (-0.12, 0.05), (1.2, 1.1)) if raised else (u(-8, 6), (-0.2, 0.0), (1.0, 1.0))
     wing, *feathers = (turned((np.array(c) - pivot) * stretch + pivot, lift, pivot) for c in (wing, *feathers))
     trunk.append(Shape("wing", spline(wing), mix(coat.second, coat.main, 0.2), True))
     trunk += [stroke("wing", feather, mix(coat.second, INK, 0.55), 0.03, 0.015) for feather in feathers]
@@ -153,8 +145,7 @@ def bird(rng: np.random.Generator, coat: Coat) -> list[Shape]:
 def fish(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     """A fish, seen from the side."""
     u = rng.uniform
-    deep, fork, sail = u(0.82, 1.25), u(0.85, 1.2), u(0.85, 1.35)
-    fin = mix(coat.second, CREAM, 0.1)
+    deep, fork, sail, fin = u(0.82, 1.25), u(0.85, 1.2), u(0.85, 1.35), mix(coat.second, CREAM, 0.1)
     ray, scale = mix(fin, INK, 0.4), mix(coat.main, INK, 0.45)
     tail = [(0.48, -0.06), (0.72, -0.3 * fork), (1.0, -0.46 * fork), (0.92, -0.14), (0.86, 0), (0.92, 0.16),
             (1.0, 0.46 * fork), (0.72, 0.3 * fork), (0.48, 0.08)]
@@ -166,8 +157,8 @@ def fish(rng: np.random.Generator, coat: Coat) -> list[Shape]:
         spine = [(0.58, 0.04 * k), (0.75, 0.11 * k * fork), (0.88, 0.17 * k * fork)]
         shapes.append(stroke("tail", spine, ray, 0.025, 0.015))
     shapes += [Shape("fins", spline(curve), fin) for curve in (top, belly, aft)]
-    rays = [[(x, -0.3), (x + 0.06, -0.5 * sail)] for x in (-0.2, -0.08, 0.04, 0.16)]
-    shapes += [stroke("fins", line, ray, 0.025, 0.015) for line in rays]
+    for x in (-0.2, -0.08, 0.04, 0.16):
+        shapes.append(stroke("fins", [(x, -0.3), (x + 0.06, -0.5 * sail)], ray, 0.025, 0.015))
     body = np.array([(-0.86, 0.02), (-0.66, -0.24 * deep), (-0.3, -0.42 * deep), (0.1, -0.36 * deep),
                      (0.4, -0.15 * deep), (0.58, -0.07), (0.58, 0.09), (0.4, 0.17 * deep), (0.1, 0.36 * deep),
                      (-0.3, 0.42 * deep), (-0.66, 0.26 * deep)])
@@ -179,8 +170,7 @@ def fish(rng: np.random.Generator, coat: Coat) -> list[Shape]:
             y *= deep * (1 - 0.4 * max(x, 0))
             shapes.append(stroke("body", [(x, y - 0.06), (x + 0.05, y), (x, y + 0.06)], scale, 0.02))
     flap = [(-0.22, 0.02), (-0.02, -0.04), (0.14, 0.1), (0.04, 0.22), (-0.12, 0.16)]
-    return [*shapes,
-            stroke("body", [(-0.36, -0.26 * deep), (-0.28, 0), (-0.36, 0.26 * deep)], scale, 0.03),
+    return [*shapes, stroke("body", [(-0.36, -0.26 * deep), (-0.28, 0), (-0.36, 0.26 * deep)], scale, 0.03),
             stroke("body", [(-0.84, 0.08), (-0.76, 0.1), (-0.7, 0.06)], scale, 0.03),
             Shape("fins", spline(turned(flap, u(-15, 30), (-0.2, 0.05))), fin),
             *eye("eye", -0.56, -0.08 * deep, u(0.09, 0.12), CREAM, 0.6)]
@@ -220,7 +210,6 @@ def butterfly(rng: np.random.Generator, coat: Coat) -> list[Shape]:
         tip = (side * u(0.24, 0.34), u(-0.84, -0.7))
         shapes += [stroke("antennae", [(side * 0.03, -0.32), (side * 0.12, -0.58), tip], dark, 0.035, 0.025),
                    Shape("antennae", ellipse(*tip, 0.045), dark, outline=False)]
-    return [*shapes,
-            Shape("body", limb([(0, -0.22), (0, 0.1), (0, 0.52)], 0.17, 0.07), dark, relief=1.4),
+    return [*shapes, Shape("body", limb([(0, -0.22), (0, 0.1), (0, 0.52)], 0.17, 0.07), dark, relief=1.4),
             *(stroke("body", [(-0.05, y), (0.05, y)], coat.pale, 0.025) for y in (0.05, 0.18, 0.3)),
             Shape("body", ellipse(0, -0.29, 0.1), dark, relief=1.4)]

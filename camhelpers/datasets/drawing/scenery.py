@@ -4,8 +4,8 @@
 import numpy as np
 
 from .shapes import (  # isort: skip
-    CREAM, INK, PALETTE, Colour, Shape, ellipse, flat, limb, mix, noise, rgb, rounded, scallops, smoothstep, spline,
-    stroke, turned,
+    CREAM, INK, PALETTE, Shape, ellipse, flat, limb, mix, noise, rgb, rounded, scallops, smoothstep, spline, stroke,
+    turned,
 )
 
 # Sky above, sky at the horizon, far hills, near ground.
@@ -25,8 +25,7 @@ _THEMES = np.array([
 
 def scenery(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray, float, bool]:
     """A sky with clouds over hills and a meadow or a sea: picture, main colours, height of the horizon, whether sea."""
-    theme = _THEMES[rng.integers(len(_THEMES))] + rng.uniform(-0.04, 0.04, (4, 3)).astype(np.float32)
-    above, low, far, near = theme
+    above, low, far, near = rng.choice(_THEMES) + rng.uniform(-0.04, 0.04, (4, 3)).astype(np.float32)
     horizon = rng.uniform(0.42, 0.66)
     rows = np.arange(size, dtype=np.float32)[:, None] / size
     y = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
@@ -38,21 +37,18 @@ def scenery(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
         sun = np.hypot(rows - high, rows.T - across)
         glow = 0.45 * np.exp(-((sun / 0.18) ** 2)) + 0.5 * smoothstep(-sun, -0.075, -0.06)
         picture += (rgb(1.0, 0.96, 0.82) - picture) * glow[..., None]
-    x = np.linspace(0, 1, size)
-    count = rng.integers(1, 4)
+    x, count = np.linspace(0, 1, size), rng.integers(1, 4)
     for i in range(count):
         waves = sum(rng.uniform(0.1, 1) / f * np.sin(2 * np.pi * (f * x + rng.random())) for f in (1, 2, 4))
         ridge = horizon - 0.05 * (count - i) + 0.035 * waves
-        tone = mix(mix(far, low, 0.45), far, (i + 1) / count)
         top = max(int(ridge.min() * size) - 1, 0)
         hill = np.clip((rows[top:] - ridge[None].astype(np.float32)) * size, 0, 1)[..., None]
-        picture[top:] += (tone - picture[top:]) * hill
+        picture[top:] += (mix(mix(far, low, 0.45), far, (i + 1) / count) - picture[top:]) * hill
     sea = rng.random() < 0.25
     ridge = horizon + (0 if sea else 0.03) * np.sin(2 * np.pi * (x * rng.uniform(0.4, 1.1) + rng.random()))
     depth = np.clip((rows - ridge[None].astype(np.float32)) / 0.4, 0, 1)[..., None]
     ground = mix(near, far, 0.45) + (near - mix(near, far, 0.45)) * depth
-    rough = noise(rng, size, 6, 96, 6.0 if sea else 2.0)[..., None]
-    ground = ground * (1 + (0.035 + 0.03 * depth) * rough)
+    ground = ground * (1 + (0.035 + 0.03 * depth) * noise(rng, size, 6, 96, 6.0 if sea else 2.0)[..., None])
     if sea:
         ground = mix(ground, rgb(0.42, 0.66, 0.74), 0.6)
     else:  # light and shade go across the meadow in broad sweeps
@@ -61,18 +57,13 @@ def scenery(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
     return picture, np.stack([mix(above, low, 0.5), far, near]), horizon, sea
 
 
-def _colour(rng: np.random.Generator) -> Colour:
-    return PALETTE[rng.integers(len(PALETTE))]
-
-
 def _cloud(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
-    white = mix(CREAM, rgb(1, 1, 1), 0.6)
     puff = scallops(x, y, 1.7 * r, 0.7 * r, int(rng.integers(7, 10)), 0.22, rng.uniform(0, 6))
-    return [Shape("", puff, white, outline=False, relief=0.5)]
+    return [Shape("", puff, mix(CREAM, rgb(1, 1, 1), 0.6), outline=False, relief=0.5)]
 
 
 def _leaf(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
-    tone, way = _colour(rng), rng.uniform(0, 360)
+    tone, way = rng.choice(PALETTE), rng.uniform(0, 360)
     blade = spline([(x - r, y), (x - 0.2 * r, y - 0.42 * r), (x + r, y), (x - 0.2 * r, y + 0.42 * r)])
     rib = limb([(x - 1.3 * r, y), (x, y + 0.05 * r), (x + 0.8 * r, y)], 0.12 * r, 0.05 * r)
     return [Shape("", turned(blade, way, (x, y)), tone, relief=0.8),
@@ -80,10 +71,9 @@ def _leaf(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]
 
 
 def _flower(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
-    tone, green, n = _colour(rng), mix(PALETTE[14], PALETTE[15], rng.random()), int(rng.integers(5, 8))
-    stalk = [(x, y), (x + 0.2 * r, y + r), (x, y + 2.2 * r)]
+    tone, green, n = rng.choice(PALETTE), mix(PALETTE[14], PALETTE[15], rng.random()), int(rng.integers(5, 8))
     petals = [turned(ellipse(x + 0.58 * r, y, 0.42 * r, 0.27 * r), 360 * i / n, (x, y)) for i in range(n)]
-    return [stroke("", stalk, green, 0.2 * r, 0.15 * r),
+    return [stroke("", [(x, y), (x + 0.2 * r, y + r), (x, y + 2.2 * r)], green, 0.2 * r, 0.15 * r),
             *(Shape("", petal, tone, relief=0.6) for petal in petals),
             Shape("", ellipse(x, y, 0.28 * r), rgb(0.97, 0.82, 0.4), relief=0.6)]
 
@@ -96,14 +86,13 @@ def _grass(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape
 
 
 def _stone(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
-    grey = mix(PALETTE[16], _colour(rng), 0.25)
-    angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)
-    reach = r * rng.uniform(0.85, 1.15, 8)
+    grey = mix(PALETTE[16], rng.choice(PALETTE), 0.25)
+    angle, reach = np.linspace(0, 2 * np.pi, 8, endpoint=False), r * rng.uniform(0.85, 1.15, 8)
     return [Shape("", spline(np.stack([x + reach * np.cos(angle), y + 0.62 * reach * np.sin(angle)], 1)), grey)]
 
 
 def _ball(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]:
-    tone = _colour(rng)
+    tone = rng.choice(PALETTE)
     band = turned(ellipse(x, y, 0.75 * r, 0.22 * r), rng.uniform(0, 180), (x, y))
     return [Shape("", ellipse(x, y, 0.8 * r), tone), Shape("", band, mix(tone, CREAM, 0.6), outline=False, relief=0.3)]
 
@@ -112,7 +101,7 @@ def _star(rng: np.random.Generator, x: float, y: float, r: float) -> list[Shape]
     angle = np.arange(10) * np.pi / 5
     spikes = np.stack([np.cos(angle), np.sin(angle)], 1) * np.where(np.arange(10) % 2, r, 0.5 * r)[:, None]
     points = turned(rounded(spikes, 0.2 * r), rng.uniform(0, 72)) + np.array([x, y])
-    return [Shape("", points, mix(_colour(rng), CREAM, 0.3), relief=0.6)]
+    return [Shape("", points, mix(rng.choice(PALETTE), CREAM, 0.3), relief=0.6)]
 
 
 def distractors(rng: np.random.Generator, size: int, horizon: float, sea: bool) -> list[Shape]:

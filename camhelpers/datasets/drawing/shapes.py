@@ -60,9 +60,8 @@ def mix(a: Colour, b: Colour, fraction: float) -> Colour:
 def choose_coat(rng: np.random.Generator, avoid: np.ndarray) -> Coat:
     """Three colours of the palette; the main one stands out against every colour in `avoid`."""
     distance = np.linalg.norm(PALETTE[:, None] - avoid[None], axis=2).min(1)
-    order = rng.permutation(np.argsort(distance)[6:])
-    jitter = rng.uniform(-0.04, 0.04, (3, 3)).astype(np.float32)
-    main, second, third = np.clip(PALETTE[order[:3]] + jitter, 0, 1)
+    three = PALETTE[rng.permutation(np.argsort(distance)[6:])[:3]]
+    main, second, third = np.clip(three + rng.uniform(-0.04, 0.04, (3, 3)).astype(np.float32), 0, 1)
     return Coat(main, second, third, mix(main, CREAM, rng.uniform(0.62, 0.85)))
 
 
@@ -125,8 +124,7 @@ def turned(points: Points, angle: float, about: tuple[float, float] = (0.0, 0.0)
 
 def symmetric(points: Points) -> Curve:
     """A closed outline from its right half, which begins and ends on the y axis."""
-    half = np.asarray(points, np.float64)
-    return np.concatenate([half, half[-2:0:-1] * (-1, 1)])
+    return np.concatenate([points, np.array(points[-2:0:-1]) * (-1, 1)])
 
 
 def flat(part: str, points: Curve, colour: Colour) -> Shape:
@@ -161,17 +159,14 @@ def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
     return t * t * (3 - 2 * t)
 
 
-def paint(
-    shapes: list[Shape], parts: tuple[str, ...], size: int, coat: np.ndarray | None = None, tint: np.ndarray = INK,
-    line: float = 1.5,
-) -> Layer:  # fmt: skip
+def paint(shapes: list[Shape], parts: tuple[str, ...], size: int, coat: np.ndarray | None = None,
+          tint: np.ndarray = INK, line: float = 1.5) -> Layer:  # fmt: skip
     """Paint shapes, whose points are in pixels, from back to front: at twice the size, then averaged, for soft edges.
 
     `coat` says how strongly `tint` shows through at each pixel of a patterned shape, at twice the size.
     """
-    full = 2 * size
-    canvas = np.zeros((4, full, full), np.float32)  # red, green, blue, opacity; planes, which is the faster order
-    labels = np.zeros((full, full), np.uint8)
+    full = 2 * size  # below: red, green, blue and opacity as planes, which is the faster order
+    canvas, labels = np.zeros((4, full, full), np.float32), np.zeros((full, full), np.uint8)
     for shape in shapes:
         points = shape.points * 2
         pad = int(2 * line) + 3
@@ -191,8 +186,7 @@ def paint(
         # A shape is a sum of tones, each with a map of weights: one small matrix product instead of many passes.
         maps, tones = [flat, ink], [(*shape.colour, 1), (*mix(shape.colour, INK, 0.72), 1)]
         if shape.pattern and coat is not None:
-            maps.append(flat * coat[y0:y1, x0:x1])
-            tones.append((*(tint - shape.colour), 0))
+            maps, tones = [*maps, flat * coat[y0:y1, x0:x1]], [*tones, (*(tint - shape.colour), 0)]
         if shape.relief:
             # Light from the upper left: the mean to the lower right less the mean to the upper left of each pixel.
             k = int(np.clip(min(inside.shape) * 0.3, 5, 60))

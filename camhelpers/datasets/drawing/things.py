@@ -51,8 +51,7 @@ def ship(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     u = rng.uniform
     bow, depth, mast, boom = u(0.85, 1.0), u(0.68, 0.84), u(-0.05, 0.08), u(-0.98, -0.85)
     wood = mix(rgb(0.55, 0.38, 0.27), coat.third, 0.25)
-    canvas, jib = mix(coat.second, CREAM, u(0.35, 0.9)), mix(coat.third, CREAM, u(0.3, 0.85))
-    full = u(0.06, 0.16)
+    canvas, jib, full = mix(coat.second, CREAM, u(0.35, 0.9)), mix(coat.third, CREAM, u(0.3, 0.85)), u(0.06, 0.16)
     flag = [(mast, boom + 0.01), (mast - 0.16, boom - 0.03), (mast - 0.34, boom + 0.03), (mast - 0.3, boom + 0.13),
             (mast - 0.15, boom + 0.11), (mast, boom + 0.15)]
     rear = spline([(mast + 0.05, boom + 0.16), (mast + 0.36 + full, boom + 0.6), (mast + 0.7, 0.14)], closed=False)
@@ -61,8 +60,7 @@ def ship(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     front = np.concatenate([front, [(mast - 0.4, 0.27), (mast - 0.07, 0.14)]])
     shapes = [Shape("mast", limb([(mast, 0.4), (mast, boom)], 0.07, 0.05), wood),
               Shape("mast", limb([(mast - 0.02, 0.2), (mast + 0.72, 0.22)], 0.055), wood),
-              Shape("flag", spline(flag), coat.main),
-              Shape("sails", rear, canvas, True, relief=1.3),
+              Shape("flag", spline(flag), coat.main), Shape("sails", rear, canvas, True, relief=1.3),
               Shape("sails", front, jib, relief=1.3)]
     for t in (0.36, 0.66):
         y = boom + 0.16 + (0.0 - boom) * t
@@ -73,8 +71,7 @@ def ship(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     band = [(-bow + 0.06, 0.37), (-0.5, 0.46), (0, 0.49), (0.5, 0.47), (0.83, 0.37)]
     keel = [(-0.62, depth - 0.06), (0, depth - 0.01), (0.64, depth - 0.06)]
     portholes = [ellipse(x, 0.585, 0.065) for x in np.linspace(-0.45, 0.5, rng.integers(3, 5))]
-    return [*shapes,
-            Shape("hull", spline(hull, steps=6), coat.main),
+    return [*shapes, Shape("hull", spline(hull, steps=6), coat.main),
             Shape("hull", limb(band, 0.055), mix(coat.second, CREAM, 0.45), outline=False, relief=0.4),
             stroke("hull", keel, mix(coat.main, INK, 0.4), 0.04),
             *(Shape("portholes", porthole, mix(GLASS, CREAM, 0.2)) for porthole in portholes)]
@@ -114,21 +111,18 @@ def house(rng: np.random.Generator, coat: Coat) -> list[Shape]:
                    stroke("windows", [(x - r + 0.02, 0.37), (x + r - 0.02, 0.37)], frame, 0.04),
                    Shape("windows", box(x - r - 0.03, 0.52, x + r + 0.03, 0.58, 0.02), frame, relief=0.5)]
     attic = (eaves + ridge) / 2 + 0.1
-    return [*shapes,
-            Shape("windows", ellipse(0, attic, 0.1), lit),
+    return [*shapes, Shape("windows", ellipse(0, attic, 0.1), lit),
             stroke("windows", [(0, attic - 0.08), (0, attic + 0.08)], line, 0.03)]
 
 
 def tree(rng: np.random.Generator, coat: Coat) -> list[Shape]:
     """A tree with a round crown, or a fir."""
     u = rng.uniform
-    bark = mix(rgb(0.5, 0.36, 0.26), coat.third, 0.3)
-    thick, sway = u(0.85, 1.2), u(-0.08, 0.08)
+    bark, thick, sway = mix(rgb(0.5, 0.36, 0.26), coat.third, 0.3), u(0.85, 1.2), u(-0.08, 0.08)
     trunk = [(-0.1 * thick + sway, -0.1), (-0.1 * thick, 0.4), (-0.13 * thick, 0.75), (-0.28 * thick, 0.96), (0, 0.91),
              (0.28 * thick, 0.96), (0.13 * thick, 0.75), (0.1 * thick, 0.4), (0.1 * thick + sway, -0.1)]
-    shapes = [Shape("trunk", spline(trunk), bark)]
-    for x, y in ((-0.05, 0.6), (0.05, 0.68), (0.0, 0.42)):
-        shapes.append(stroke("trunk", [(x, y), (x + 0.01, y + 0.15)], mix(bark, INK, 0.45), 0.022))
+    grain = [[(x, y), (x + 0.01, y + 0.15)] for x, y in ((-0.05, 0.6), (0.05, 0.68), (0.0, 0.42))]
+    shapes = [Shape("trunk", spline(trunk), bark), *(stroke("trunk", g, mix(bark, INK, 0.45), 0.022) for g in grain)]
     leaf, fruit = coat.main, mix(coat.second, CREAM, 0.1)
     if u() < 0.3:
         for k, (y, half) in enumerate(((0.5, 0.62), (0.1, 0.5), (-0.28, 0.36))):
