@@ -142,7 +142,7 @@ def test_encode_keeps_colours_in_place_minds_quality_rounds_and_says_nothing(cap
     red[..., 0] = 1
     for kind in ("png", "jpeg", "tiff"):
         np.testing.assert_allclose(read_image(encode(red, kind)), red, atol=0.02)
-    assert Image.open(io.BytesIO(encode(red, "jpeg"))).format == "JPEG"
+    assert Image.open(io.BytesIO(encode(red, "jpeg"))).format == "JPEG" and encode(red)[1:4] == b"PNG"
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode(RGBA8)))), RGBA8)
     noise = RNG.random((64, 64, 3))
     assert len(encode(noise, "jpeg", quality=30)) < len(encode(noise, "jpeg")) < len(encode(noise, "jpeg", quality=99))
