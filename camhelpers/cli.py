@@ -42,16 +42,13 @@ SCENES, RETINA = Network("scenes"), Network("retina")
 
 
 def run(
-    notebooks: Notebooks = ("all",),
-    *,
+    notebooks: Notebooks = ("all",), *,
     parameters: Annotated[UseAppendAction[Names], arg(aliases=["-p"], metavar="NAME=VALUE", help="sets one")] = (),
     profile: Annotated[str | None, arg(metavar="quick|full", help="how much to compute")] = None,
     jobs: Annotated[int, arg(aliases=["-j"], metavar="N", help="notebooks at the same time")] = 1,
     force: Annotated[bool, arg(help="run again what is already done")] = False,
-    out: Out = "results",
-    timeout: Timeout = 3600,
-    folder: Folder = None,
-) -> int:
+    out: Out = "results", timeout: Timeout = 3600, folder: Folder = None,
+) -> int:  # fmt: skip
     """Execute notebooks headlessly; ends with a table and results/index.html."""
     from .batch import notebooks as suite
 
@@ -85,8 +82,7 @@ def golden(notebooks: Notebooks = ("all",), *, timeout: Timeout = 3600, folder: 
 
 
 def evaluate(
-    network: Network = SCENES,
-    *,
+    network: Network = SCENES, *,
     images: Annotated[str, arg(metavar="DIR|SET", help="a folder, or a set such as scenes:test:60")],
     n: Annotated[int | None, arg(aliases=["-n"], metavar="N", help="at most so many pictures")] = None,
     masks: Annotated[Path | None, arg(metavar="DIR|FILE", help="PNGs or COCO; default: masks/ in images")] = None,
@@ -94,7 +90,7 @@ def evaluate(
     calibration: Annotated[str | None, arg(metavar="DIR|SET", help="to choose IoU's threshold on")] = None,
     compare: Annotated[Names | None, arg(metavar="A:B [A:B ...]", help="for instance hybrid@0.3:gradcam")] = None,
     out: Out = "results/evaluation",
-) -> int:
+) -> int:  # fmt: skip
     """Measure methods on pictures, with statistics, tables and plots; goes on where it was interrupted."""
     from .datasets.samples import samples
     from .evaluate import report
@@ -116,15 +112,14 @@ def evaluate(
 
 
 def volume(
-    network: Network = RETINA,
-    *,
+    network: Network = RETINA, *,
     volume: Annotated[str, arg(metavar="FILE|DIR|SET", help="a volume, folders of volumes, or retinas:test:3")],
     settings: "Settings",
     split: Annotated[str, arg(metavar="NAME", help="a folder of the layout")] = "val",
     session: Annotated[str | None, arg(metavar="ID", help="default: follows from weights and options")] = None,
     resume: Annotated[bool, arg(help="skip volumes whose results are whole and still right")] = False,
     out: Out = "results/volumes",
-) -> int:
+) -> int:  # fmt: skip
     """Explain volumes into files that ImageJ, 3D Slicer and ITK-SNAP open; --resume goes on where it stopped."""
     from .batch import camvis
 
@@ -143,13 +138,11 @@ def volume(
 
 
 def train(
-    model: Annotated[str, Positional, arg(metavar="NAME", help="which shipped model, for instance scenes")],
-    *,
+    model: Annotated[str, Positional, arg(metavar="NAME", help="which shipped model, for instance scenes")], *,
     pictures: Annotated[int | None, arg(metavar="N", help="how many training pictures to draw")] = None,
-    epochs: int | None = None,
-    seed: int | None = None,
+    epochs: int | None = None, seed: int | None = None,
     out: Annotated[Path | None, arg(metavar="FILE", help="default: data/models/NAME.safetensors")] = None,
-) -> None:
+) -> None:  # fmt: skip
     """Train a shipped model."""
     from .datasets.training import TRAINERS
 
@@ -160,11 +153,9 @@ def train(
 
 
 def fetch(
-    categories: Annotated[Names, Positional, arg(metavar="CATEGORY [CATEGORY ...]", help="for instance Cats")],
-    *,
-    n: Annotated[int, arg(aliases=["-n"], metavar="N", help="pictures in all")] = 20,
-    out: Out = "data/wikimedia",
-) -> None:
+    categories: Annotated[Names, Positional, arg(metavar="CATEGORY [CATEGORY ...]", help="for instance Cats")], *,
+    n: Annotated[int, arg(aliases=["-n"], metavar="N", help="pictures in all")] = 20, out: Out = "data/wikimedia",
+) -> None:  # fmt: skip
     """Download free pictures from Wikimedia Commons."""
     from .files import ROOT
     from .io.wikimedia import fetch_wikimedia

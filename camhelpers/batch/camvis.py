@@ -46,12 +46,10 @@ from ..progress import Progress
 from ..show import planes
 
 METHODS = ("gradcam", "gradcam++", "layercam", "hybrid", "smoothgrad", "vargrad")
-FORMAT = "camhelpers volume 4"
-"""Written into every metadata file, and to change with its fields."""
+FORMAT = "camhelpers volume 4"  # written into every metadata file, and to change with its fields
 RULE = "gradients clipped at a percentile on the model's grid; resized to the volume; divided by the maximum there"
-SUMMARY = (
-    "split", "class", "sample", "prediction", "probability", "status", "files", "bytes", "seconds", "folder", "problem",
-)  # fmt: skip
+SUMMARY = ("split", "class", "sample", "prediction", "probability", "status", "files", "bytes", "seconds", "folder",
+           "problem")  # fmt: skip
 Percent = Annotated[float, Field(gt=0, le=100)]
 Fraction, Length = Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -111,10 +109,9 @@ class Session(NamedTuple):
     outcomes: list[Outcome]
 
 
-def explain_volumes(
-    model: nn.Module, source: Any, methods: Sequence[str] = METHODS, out: str | Path = "results/volumes", *,
-    split: str = "val", session: str | None = None, resume: bool = False, progress: bool = False, **settings: Any,
-) -> Session:  # fmt: skip
+def explain_volumes(model: nn.Module, source: Any, methods: Sequence[str] = METHODS,
+                    out: str | Path = "results/volumes", *, split: str = "val", session: str | None = None,
+                    resume: bool = False, progress: bool = False, **settings: Any) -> Session:  # fmt: skip
     """Explain volumes into `out/CAMVis`, each with every method; one that fails is reported, and the rest is done.
 
     `source`: whatever `volume_samples` takes. `settings`: the fields of `Settings`. Unless given, `session` follows
@@ -183,9 +180,8 @@ class _Run:
             shutil.rmtree(work, ignore_errors=True)
         return Outcome(sample.name, "made", record, "in place of the results of another file of this name" * other)
 
-    def _make(
-        self, sample: Sample, volume: Volume, mask: np.ndarray | None, mark: str, work: Path, tick: Callable[[], None]
-    ) -> tuple[dict[str, Any], bool]:
+    def _make(self, sample: Sample, volume: Volume, mask: np.ndarray | None, mark: str, work: Path,
+              tick: Callable[[], None]) -> tuple[dict[str, Any], bool]:  # fmt: skip
         """Write a sample into `work` and put it in place; return its metadata, and whether another file's was there."""
         start, s, name = perf_counter(), self.settings, sample.name
         ex = explain(self.model, volume, layers=s.layer, target=s.target, size=s.size)
@@ -226,8 +222,7 @@ class _Run:
         for path in (work / look).iterdir():
             os.replace(path, self.folder / look / path.name)
         os.replace(work / own, self.folder / own)  # the metadata comes last, with everything that it lists
-        other = before is not None and before["source"].get("sha256") != volume.source.get("sha256")
-        return json.loads(text), other
+        return json.loads(text), before is not None and before["source"].get("sha256") != volume.source.get("sha256")
 
     def _draw(self, method: str, ex: Explanation, mask: np.ndarray | None, stem: Path, look: Path) -> dict[str, Any]:
         """Write the files of one method, whose names begin with `stem` and `look`; return what the metadata says."""
@@ -250,8 +245,7 @@ class _Run:
         export.write_nifti(f"{stem}_{method}_heatmap.nii.gz", heat, volume)
         np.save(f"{stem}_{method}_raw.npy", raw)
         share = f"heat (share of {f'percentile {s.percentile:g}' if gradient else 'the maximum'})"
-        options = {"cmap": s.cmap, "opacity": s.opacity, "title": title, "label": share}
-        figure = planes.preview(volume, heat, mask=mask, **options)
+        figure = planes.preview(volume, heat, mask=mask, cmap=s.cmap, opacity=s.opacity, title=title, label=share)
         render.save(figure, f"{look}{'' if method == s.methods[0] else f'_{method}'}_combined.png")
         return about
 

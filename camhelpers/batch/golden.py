@@ -27,8 +27,7 @@ def renew(notebooks: list[Path], timeout: float) -> int:
             try:
                 if error := outcome["error"]:
                     raise ValueError(f"cell {error['cell']}: {error['message']}")
-                executed = nbformat.read(Path(folder, path.name), as_version=4)
-                write_text(path, nbformat.writes(normalise(executed)) + "\n")
+                write_text(path, nbformat.writes(normalise(nbformat.read(Path(folder, path.name), 4))) + "\n")
             except ValueError as error:
                 failed = 1
                 print(f"{path.stem} is left as it was; {error}", file=sys.stderr)

@@ -31,8 +31,7 @@ def find_notebooks(names: Iterable[str] = ("all",), folder: Path = NOTEBOOKS) ->
     there = sorted(Path(folder).glob("[0-9]*.ipynb"))
     chosen = set()
     for name in list(names) or ["all"]:
-        stem = Path(name).stem
-        matching = [path for path in there if name == "all" or stem in (path.stem, path.stem.split("_")[0])]
+        matching = [path for path in there if name == "all" or Path(name).stem in (path.stem, path.stem.split("_")[0])]
         if not matching:
             known = ", ".join(path.stem for path in there) or f"none at all in {folder}"
             raise ValueError(f"No notebook {name!r}; there are {known}.")
@@ -40,11 +39,9 @@ def find_notebooks(names: Iterable[str] = ("all",), folder: Path = NOTEBOOKS) ->
     return sorted(chosen)
 
 
-def run(
-    names: Iterable[str] = ("all",), parameters: dict[str, Any] | None = None, *, profile: str | None = None,
-    jobs: int = 1, force: bool = False, out: str | Path = "results", timeout: float = 3600,
-    notebooks: Path = NOTEBOOKS,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+def run(names: Iterable[str] = ("all",), parameters: dict[str, Any] | None = None, *, profile: str | None = None,
+        jobs: int = 1, force: bool = False, out: str | Path = "results", timeout: float = 3600,
+        notebooks: Path = NOTEBOOKS) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Execute notebooks into `out/notebooks`, skip what is done, and return one record per notebook.
 
     Everything is checked before anything runs. A relative `out` counts from the project's folder. A failed notebook

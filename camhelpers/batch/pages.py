@@ -85,8 +85,7 @@ def title(notebook: Any) -> str:
 
 def lead(notebook: Any) -> str:
     """The first paragraph of a notebook that is prose: no heading, list, table, picture or row of links."""
-    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    for paragraph in text.split("\n\n"):
+    for paragraph in "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").split("\n\n"):
         unlinked = re.sub(r"\[[^\]]*\]\([^)]*\)", "", paragraph).strip()
         if len(unlinked) > 40 and unlinked[0].isalpha():
             return _without_marks(paragraph)
@@ -118,8 +117,7 @@ def write_overview(base: Path, records: dict[str, dict[str, Any]]) -> Path:
     chapters = []
     for stem, record in records.items():
         chapter = {"stem": stem, "title": stem, **record}
-        output = record.get("output")
-        if output and (base / output).exists():
+        if (output := record.get("output")) and (base / output).exists():
             node = nbformat.read(base / output, as_version=4)
             chapter |= {"title": title(node) or stem, "lead": lead(node), "figures": key_figures(node)}
             chapter["link"] = output.removesuffix(".ipynb") + ".html"

@@ -89,7 +89,5 @@ def check(offered: dict[Path, dict[str, Parameter]], given: dict[str, Any]) -> d
     if unknown := [name for name in given if name not in known]:
         names = ", ".join(sorted(known)) or "no parameters at all"
         raise ValueError(f"Unknown parameter {unknown[0]!r}; the selected notebooks take {names}.")
-    return {
-        notebook: {name: parameters[name].parse(value) for name, value in given.items() if name in parameters}
-        for notebook, parameters in offered.items()
-    }
+    return {notebook: {name: parameters[name].parse(value) for name, value in given.items() if name in parameters}
+            for notebook, parameters in offered.items()}  # fmt: skip
