@@ -148,8 +148,7 @@ def grid(
     size = (cell * columns + (0.9 if cmap else 0), (cell * height / width + 0.05) * lines + 0.28 * titled * tall)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
     for place, picture, title in zip(axes.flat, pictures, chain(titles, repeat("")), strict=False):
-        grey = {"cmap": "gray", "vmin": 0, "vmax": 1} if np.ndim(picture) == 2 else {}
-        show(place, picture, title, aspect=aspect, **grey)
+        show(place, picture, title, aspect=aspect, cmap="gray", vmin=0, vmax=1)  # which a picture in colour ignores
     for place in axes.flat[len(pictures) :]:
         place.axis("off")
     for place, name in zip(axes[:, 0], rows, strict=False):

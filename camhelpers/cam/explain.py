@@ -153,8 +153,7 @@ class Explanation:
         if not _scores_classes(self.capture.output):
             return ""
         row = probabilities(self.capture.logits[index])
-        top = int(row.argmax())
-        return f"{self.classes[top]} {float(row[top]):.0%}".replace("%", " %")
+        return f"{self.classes[int(row.argmax())]} {float(row.max()):.0%}".replace("%", " %")
 
     def __repr__(self) -> str:
         what = self.title() or "one picture" if self.single else f"batch of {len(self.inputs)}"
@@ -207,10 +206,9 @@ class Explanation:
             raise ValueError(f"size is {size!r}; it is 'input' (the picture's), 'model', or 'native' (the layer's).")
         if size == "native":
             return heat
-        view = self.source.view
-        if size == "model" or view is None:
+        if size == "model" or self.source.view is None:
             return upsample(heat, self.inputs.shape[2:] if size == "model" else self.source.shape)
-        top, left, height, width = view  # what lies outside of a centre crop was never seen: no heat
+        top, left, height, width = self.source.view  # what lies outside of a centre crop was never seen: no heat
         whole = heat.new_zeros(len(heat), *self.source.shape)
         whole[:, top : top + height, left : left + width] = upsample(heat, (height, width))
         return whole

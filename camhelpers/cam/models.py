@@ -153,8 +153,7 @@ def import_torchvision() -> ModuleType:
     `import torchvision` itself fails while it describes two of them: `operator torchvision::nms does not exist`.
     Declaring those two is enough for models and transforms; `torchvision.ops` and `torchvision.io` stay unavailable.
     """
-    spec = importlib.util.find_spec("torchvision")
-    for library in Path(spec.origin).parent.glob("_C.*"):
+    for library in Path(importlib.util.find_spec("torchvision").origin).parent.glob("_C.*"):
         try:
             torch.ops.load_library(str(library))
         except OSError:

@@ -70,8 +70,7 @@ class CurveExplorer(Explored):
         steps: int = 10,
     ):  # fmt: skip
         self.model, self.pictures, self.baseline, self.steps = model, pictures, baseline, steps
-        self.layer = layer or stages(model)[-1]
-        self.drawn = cache(self._draw)  # what was measured once is kept
+        self.layer, self.drawn = layer or stages(model)[-1], cache(self._draw)  # what was measured once is kept
         self.picture = w.Dropdown(options=list(pictures), description="picture")
         self.method = toggles(("gradcam", "layercam", "hybrid"), "gradcam", "method")
         super().__init__((self.picture, self.method))
