@@ -112,6 +112,7 @@ class Explanation:
     def heatmaps(self, classes: Sequence[int | str] | Literal["all"] = "all", **options: Any) -> np.ndarray:
         """Heatmaps of several classes on one shared scale, classes first: `(K, H, W)` or `(K, N, H, W)`."""
         chosen = range(len(self.classes)) if isinstance(classes, str) and classes == "all" else classes
+        chosen = [chosen] if isinstance(chosen, (str, int)) else chosen
         if len(chosen) == 0:
             raise ValueError("classes is empty; name at least one class, or 'all'.")
         maps = np.stack([self.heatmap(target=c, normalize=False, **options) for c in chosen])

@@ -3,7 +3,7 @@
 A CAM is a pure function of activations `A` and gradients `G`, both `(N, C, *spatial)`, and returns its raw map
 `(N, *spatial)`. A gradient method is one of the noisy gradients at the input itself:
 
-    @register("mycam", title="MyCAM", colour="#0072B2")
+    @register("mycam", title="MyCAM", colour="#8B1A1A")
     def mycam(A, G):
         return torch.relu((A * G.abs()).sum(1))
 """

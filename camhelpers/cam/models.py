@@ -44,7 +44,7 @@ def load_model(
             return spec
         path = MODELS / f"{spec}.safetensors" if (MODELS / f"{spec}.json").is_file() else Path(spec)
         if path.suffix in (".pt", ".pth", ".safetensors"):
-            net = _from_file(path, architecture, card)
+            net = _from_file(path if path.is_file() else ROOT / path, architecture, card)
         else:
             net = _from_torchvision(str(spec))
             if architecture or len(card.get("classes", net.card.classes)) != len(net.card.classes):
@@ -108,7 +108,7 @@ def _from_file(path: Path, architecture: Architecture, card: dict[str, Any]) -> 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {str(path)!r}.")
+        raise FileNotFoundError(f"There is no checkpoint {path.name!r}, neither there nor in the project's folder.")
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)

@@ -175,9 +175,9 @@ def compare(
     declared pair that was not measured is an error, since the family must not depend on the results. p values are
     adjusted after Holm (1979).
 
-    `verdict` says of the first against the second: "equivalent" where the equivalence test (Holm) finds the difference
-    within the margin, significant or not; else "better" or "worse" where Holm's p of the t test is below .05 and the
-    interval excludes 0; else "undecided". Less is better where a group holds a name in `LOWER_IS_BETTER`.
+    `verdict` says of the first against the second: "equivalent" where the equivalence test (Holm) and the interval find
+    the difference within the margin, significant or not; else "better" or "worse" where Holm's p of the t test is below
+    .05 and the interval excludes 0; else "undecided". Less is better where a group holds a name in `LOWER_IS_BETTER`.
     """
     from statsmodels.stats.multitest import multipletests
 
@@ -199,7 +199,8 @@ def compare(
         result[f"{p}_holm"] = multipletests(result[p], method="holm")[1]
     sure = (result["p_t_holm"] < 1 - LEVEL) & ((result["low"] > 0) | (result["high"] < 0))
     better = (result["difference"] > 0) == (result["better_is"] == "higher")
-    cases = [result["p_equivalence_holm"] < 1 - LEVEL, sure & better, sure]
+    within = (result["p_equivalence_holm"] < 1 - LEVEL) & (result["low"] > -margin) & (result["high"] < margin)
+    cases = [within, sure & better, sure]
     result["verdict"] = np.select(cases, ["equivalent", "better", "worse"], "undecided")
     return result
 

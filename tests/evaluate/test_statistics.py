@@ -182,6 +182,12 @@ def test_verdicts_follow_from_the_numbers(measured):
     assert compare(measured, [("weak", "new")])["verdict"].tolist() == ["worse", "better"]
 
 
+def test_few_pictures_whose_interval_leaves_the_margin_are_not_equivalent():
+    table = tidy({"a": [0.0, 0.001, 0.002, 0.0105], "b": [0.0] * 4}, metric="insertion")
+    found = compare(table, [("a", "b")]).iloc[0]
+    assert found["p_equivalence_holm"] < 0.05 and found["high"] > 0.01 and found["verdict"] == "undecided"
+
+
 def test_a_difference_that_is_sure_but_tiny_is_equivalent():
     rng = np.random.default_rng(6)
     base = rng.random(60)
