@@ -136,12 +136,13 @@ def test_the_time_limit_kills_the_kernel_and_its_children(tmp_path, write_notebo
     pids, waits = tmp_path / "pids", tmp_path / "waits"
     code = "import os, subprocess, pathlib\nchild = subprocess.Popen(['sleep', '300'])\n"
     code += f"pathlib.Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{child.pid}}')"
-    write_notebook(tmp_path / "nb/01_slow.ipynb", "# Slow", code, f"pathlib.Path({str(waits)!r}).touch()\nchild.wait()")
+    touch = f"pathlib.Path({str(waits)!r}).touch()"  # in a cell of its own: the next one's start shows it to the runner
+    write_notebook(tmp_path / "nb/01_slow.ipynb", "# Slow", code, touch, "child.wait()")
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 600 * waits.exists())  # however slow the machine is
     monkeypatch.setattr(suite, "time", clock)
     record = suite.run(timeout=600, notebooks=tmp_path / "nb", out=tmp_path / "out")["01_slow"]
     assert record["status"] == "timeout" and record["seconds"] < 900
-    assert record["error"] == {"cell": 3, "message": "stopped after the limit of 600 seconds"}
+    assert record["error"] == {"cell": 4, "message": "stopped after the limit of 600 seconds"}
     assert all(gone(int(pid)) for pid in pids.read_text().split())
 
 
