@@ -172,6 +172,12 @@ def test_a_blank_map_stays_zero_and_says_so():
     assert ch.explain(net, torch.zeros(1, 3, 8, 8), layers="1").blank().tolist() == [True]
 
 
+def test_a_class_alone_is_a_list_of_one(net):
+    ex = ch.explain(net, picture(), layers="layer3")
+    for one in (ex.classes[1], 1):
+        assert np.array_equal(ex.heatmaps(one), ex.heatmaps([1]))
+
+
 def test_overlay_and_panel(net):
     ex = ch.explain(net, picture(50, 70), layers="layer2", target=1)
     assert ex.overlay(opacity=0).tolist() == np.round(ex.picture * 255).astype(np.uint8).tolist()
