@@ -211,7 +211,9 @@ def _parsed(command: Callable[..., int | None], arguments: list[str]) -> Callabl
 
 def _source(text: str) -> str | Path:
     """A set such as scenes:test:60, or a path, which counts from where the command is called."""
-    return text if text.startswith(("scenes:", "retinas:")) else Path(text).absolute()
+    from .datasets.samples import SETS
+
+    return text if text.startswith(SETS) else Path(text).absolute()
 
 
 def _pair(text: str, sign: str, rule: str) -> tuple[str, str]:

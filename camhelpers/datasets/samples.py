@@ -15,10 +15,15 @@ import numpy as np
 from ..files import ROOT, fingerprint, sha256
 from ..io.images import list_images, read_image
 from ..io.volumes import Found, Volume, find_volumes, read_volume
-from . import retinas, scenes
+from . import hard, retinas, scenes
 
 Read = tuple[np.ndarray | Volume, np.ndarray | None]
 ReadMask = Callable[[], np.ndarray]
+# Sets of drawn pictures: how one is drawn and named from its seed.
+DRAWN: dict[str, tuple[Callable[[int], scenes.Scene], Callable[[int], str]]] = {
+    "scenes": (scenes.draw, "scene {}".format), "hard": (hard.draw, lambda seed: f"hard {seed} {hard.kind(seed)}"),
+}  # fmt: skip
+SETS = (*(f"{name}:" for name in DRAWN), "retinas:")  # what a source that is no path begins with
 
 
 @dataclass(frozen=True)
@@ -67,17 +72,20 @@ def pictures(source: str | Path = "gallery", n: int = 20) -> list[Sample]:
 def samples(source: str | Path, n: int | None = None, masks: str | Path | None = None) -> list[Sample]:
     """List up to `n` pictures of `"gallery"`, `"scenes:test:60"` or a folder, whose sub-folders are the classes.
 
-    A relative folder counts from the project's root; classes take turns. `masks` is a folder with a PNG of the same
-    relative path and stem for each picture (not zero is inside), or a COCO file; by default `masks` among the pictures.
-    Nothing is read yet, so that one damaged picture is an error of that picture alone.
+    `"hard:test:60"` are scenes on which the shipped model errs, each named after what makes it hard. A relative folder
+    counts from the project's root; classes take turns. `masks` is a folder with a PNG of the same relative path and
+    stem for each picture (not zero is inside), or a COCO file; by default `masks` among the pictures. Nothing is read
+    yet, so that one damaged picture is an error of that picture alone.
     """
     if n is not None and n < 1:
         raise ValueError(f"n is {n}; ask for at least one picture.")
     if source == "gallery":
         return [replace(s, name=f"{i:02d} {s.label}") for i, s in enumerate(samples(f"scenes:test:{n or 20}"), 1)]
-    if str(source).startswith("scenes:"):
-        drawn = [(f"scene {seed}", seed, kind) for seed, kind in _seeds(str(source), scenes)]
-        return [Sample(name, partial(_scene, seed), kind, True, name) for name, seed, kind in drawn[:n]]
+    kind, colon, _ = str(source).partition(":")
+    if colon and kind in DRAWN:
+        draw, title = DRAWN[kind]
+        drawn = [(title(seed), seed, label) for seed, label in _seeds(str(source), scenes)[:n]]
+        return [Sample(name, partial(_scene, draw, seed), label, True, name) for name, seed, label in drawn]
     folder, where = ROOT / source, ROOT / (masks or f"{source}/masks")
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(source)!r}; give a folder, 'gallery' or 'scenes:test:60'.")
@@ -96,14 +104,14 @@ def _seeds(source: str, room: ModuleType) -> list[tuple[int, str]]:
     """The seeds that `"scenes:test:60"` or `"retinas:test:3"` stands for, with their classes."""
     kind, split, count = (*source.split(":", 2), "")[:3]
     if split not in room.SPLITS or not count.isdecimal() or not 1 <= int(count) <= room.SPLIT_SIZE:
-        known = ", ".join(room.SPLITS)
-        raise ValueError(f"There are no {kind} {source!r}; write {kind}:SPLIT:COUNT with a split of {known}.")
+        drawn, known = room.__name__.rpartition(".")[2], ", ".join(room.SPLITS)
+        raise ValueError(f"There are no {drawn} {source!r}; write {kind}:SPLIT:COUNT with a split of {known}.")
     first = room.SPLITS[split]
     return [(seed, room.CLASSES[seed % len(room.CLASSES)]) for seed in range(first, first + int(count))]
 
 
-def _scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    scene = scenes.draw(seed)
+def _scene(draw: Callable[[int], scenes.Scene], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    scene = draw(seed)
     return scene.picture, scene.mask
 
 

@@ -1,6 +1,7 @@
 import pytest
 
 from camhelpers.datasets import retinas, scenes, training
+from camhelpers.datasets.samples import samples
 
 REFUSALS = [
     (lambda: scenes.draw(0, "cat", second="unicorn"), "'unicorn'; choose from cat, dog"),
@@ -10,6 +11,7 @@ REFUSALS = [
     (lambda: scenes.dataset("test", 0), "0 from 0 on"),
     (lambda: scenes.dataset("test", 3, start=-1), "3 from -1 on"),
     (lambda: scenes.dataset("test", 3, start=scenes.SPLIT_SIZE - 2), "not among them"),
+    (lambda: samples("hard:holdout:3"), "no scenes 'hard:holdout:3'; write hard:SPLIT:COUNT with a split of train"),
     (lambda: retinas.draw(0, "cataract"), "'cataract'; choose from normal, drusen, fluid"),
     (lambda: retinas.dataset("holdout", 3), "choose from train, val, test"),
     (lambda: training.TRAINERS["retina"](epochs=0), "one epoch or more, not 0"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from camhelpers.datasets import retinas, scenes
+from camhelpers.datasets import hard, retinas, scenes
 from camhelpers.datasets.samples import pictures, samples, volume_samples
 from camhelpers.io.images import save_image
 from camhelpers.io.volumes import read_volume
@@ -34,6 +34,15 @@ def test_scenes_are_those_of_the_split():
     assert (pixels == scene.picture).all() and (mask == scene.mask).all()
     assert found[1].label == scene.name and all(s.masked for s in found)
     assert len(samples("scenes:test:60", n=2)) == 2 and len({s.key for s in found}) == 3
+
+
+def test_hard_scenes_are_listed_with_what_makes_them_hard():
+    found = samples("hard:calibration:3")
+    scene = hard.draw(scenes.SPLITS["calibration"] + 1)
+    (pixels, mask), one = pickle.loads(pickle.dumps(found[1])).read(), found[1]
+    assert (pixels == scene.picture).all() and (mask == scene.mask).all() and one.label == scene.name and one.masked
+    assert one.name == one.key == f"hard {scene.seed} {scene.kind}"
+    assert [s.name for s in samples("hard:test:60", n=2)] == ["hard 20000000 noise", "hard 20000001 blur"]
 
 
 def test_the_gallery_is_numbered_and_has_classes_and_masks():
