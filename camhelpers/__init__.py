@@ -24,7 +24,8 @@ _NAMES = {
     ".datasets.samples": ("pictures", "samples"),
 }
 _ROOMS = (
-    ".render", ".io.images", ".io.volumes", ".datasets.scenes", ".datasets.retinas", ".datasets.training",
+    ".render", ".io.images", ".io.volumes", ".datasets.scenes", ".datasets.hard", ".datasets.retinas",
+    ".datasets.training",
     ".evaluate.localisation", ".evaluate.faithfulness", ".evaluate.sanity", ".evaluate.statistics",
     ".show.explorers", ".show.planes", ".show.viewer", ".batch.camvis",
 )  # fmt: skip

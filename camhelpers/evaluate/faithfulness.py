@@ -191,11 +191,15 @@ def _probability(logits: Tensor, classes: Tensor) -> np.ndarray:
     return probabilities(logits)[torch.arange(len(logits)), classes.to(logits.device)].cpu().numpy()
 
 
+VIEWS = [(flip, down, right) for flip in (False, True) for down, right in ((0, 0), (8, 0), (0, 8), (-8, -8))]
+"""Ways to look at a picture: left and right exchanged or not, and moved by so many pixels."""
+
+
 def part_importance(model: nn.Module, scene: Any) -> dict[str, float]:
     """How far the logit of a scene's subject drops when a part is left out and the scene is drawn again without it.
 
-    This is a cause, not a guess: nothing else in the picture changes, and what stood behind the part is seen. Parts
-    that are not visible in the scene are not listed.
+    Nothing else in the picture changes, and what stood behind the part is seen. The drop is a mean over `VIEWS`, since
+    a single logit also changes with where the edges meet the network's grid. Parts that are not visible are not listed.
     """
     from ..datasets.scenes import CLASSES, draw
 
@@ -204,7 +208,13 @@ def part_importance(model: nn.Module, scene: Any) -> dict[str, float]:
     second = None if scene.second_label is None else CLASSES[scene.second_label]
     recipe = {"second": second, "tag": scene.tag_mask is not None, "size": len(scene.picture)}
     redrawn = [draw(scene.seed, scene.name, without=part, **recipe).picture for part in parts]
+    x = torch.stack([card.prepare(picture) for picture in [scene.picture, *redrawn]])
+    wide = nn.functional.pad(x, [8] * 4, mode="replicate")
+    index, (height, width) = resolve_target(scene.name, card.classes), x.shape[2:]
     with eval_mode(model), torch.inference_mode():
-        logits = _logits(model, torch.stack([card.prepare(picture) for picture in [scene.picture, *redrawn]]))
-        scores = logits[:, resolve_target(scene.name, card.classes)]
+        scores = torch.stack([
+            _logits(model, (view.flip(3) if flip else view))[:, index]
+            for flip, down, right in VIEWS
+            for view in [wide[:, :, 8 + down : 8 + down + height, 8 + right : 8 + right + width]]
+        ]).mean(0)  # fmt: skip
     return {part: float(scores[0] - score) for part, score in zip(parts, scores[1:], strict=True)}

@@ -6,9 +6,6 @@ Every score is NaN for a blank map or an empty mask, which say nothing.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-
-from ..cam.methods import centre
 
 
 def relevance_mass(heat: np.ndarray, mask: np.ndarray) -> float:
@@ -106,12 +103,6 @@ def lift(heat: np.ndarray, mask: np.ndarray) -> float:
     return relevance_mass(heat, mask) / relevance_mass(np.ones(heat.shape), mask)
 
 
-def lift_over_centre(heat: np.ndarray, mask: np.ndarray) -> float:
-    """The same against the control map "centre", since objects tend to be in the middle."""
-    empty = torch.zeros(1, 1, *heat.shape)
-    return relevance_mass(heat, mask) / relevance_mass(centre(empty, empty)[0].numpy(), mask)
-
-
 def oracle(mask: np.ndarray) -> np.ndarray:
     """The map of someone who knows the mask: hottest in the object's heart, then outward, at last far away from it.
 
@@ -145,14 +136,15 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def part_correlation(drops: Mapping[str, float], heat: np.ndarray, parts: Mapping[str, np.ndarray]) -> float:
-    """Spearman's correlation, within one picture, of what parts matter to the model and what heat they are given.
+    """Spearman's correlation, within one picture, of how the score depends on each part and how hot the part is.
 
+    Hot for each pixel: large parts matter more and hold more of any heat, so that their sum would reward an even haze.
     `drops` comes from `faithfulness.part_importance`, `parts` are the masks. NaN with fewer than three parts (two
-    always agree or disagree entirely), for a blank map, and where all parts matter alike.
+    always agree or disagree entirely), and where all parts are alike.
     """
-    given = [relevance_mass(heat, parts[name]) for name in drops]
     if len(drops) < 3:
         return float("nan")
+    given = [float(heat[parts[name]].mean()) for name in drops]
     return float(rank_correlation(np.array([list(drops.values())]), np.array([given]))[0])
 
 

@@ -1,9 +1,9 @@
-"""What an evaluation says: the gate, declared comparisons, verdicts, and what is written of them."""
+"""What an evaluation says: declared comparisons, verdicts through the gate, and what is written of them."""
 
 import datetime
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,70 +18,27 @@ from ..cam.methods import colour, controls
 from ..cam.methods import title as method_title
 from ..files import atomic, results_dir, versions, write_text
 from ..render import STYLE, save
-from .run import ALPHA, ORACLE, Evaluation, variant, variants
-from .statistics import LOWER_IS_BETTER, compare, interval, summarise
+from .controls import ALPHA, ORACLE, is_copy, measured, variant
+from .gate import EVIDENCE, VERDICTS, WHERE, checks, gate, named
+from .run import Evaluation
+from .statistics import LOWER_IS_BETTER, MARGIN, compare, summarise
 
 FAMILY = (("hybrid", "gradcam"), ("hybrid", "layercam"), ("gradcam", "layercam"))
 """The comparisons that are declared before any result; `hybrid` is the hybrid of the thesis, alpha 0.7."""
-OUTSIDE = (ORACLE, *controls())
-"""What takes part in every evaluation and is compared with no method."""
-WHERE = ["metric", "baseline", "layer"]
-EVIDENCE = ("pass", "no oracle")
-"""The gate's verdicts on scores that may be headlined."""
-
-
-def named(table: pd.DataFrame) -> pd.DataFrame:
-    """The tidy table with the alpha in the method's name, so that a method is one column's value."""
-    return table.assign(method=[variant(m, a) for m, a in zip(table["method"], table["alpha"], strict=True)])
-
-
-def gate(table: pd.DataFrame) -> pd.DataFrame:
-    """Whether each metric, baseline and layer tells a perfect map from the methods, and the methods from noise.
-
-    "pass": the oracle beats the best method, and the worst method beats random maps; the intervals of both mean
-    differences lie above 0. "fail": one of them lies below. "undecided": these pictures cannot tell. "no oracle": there
-    are no masks, and the methods do beat random maps. The centre is shown beside them. Only what passes is evidence.
-    """
-    rows = []
-    for key, group in named(table).groupby(WHERE, sort=False):
-        wide = group.pivot(index="picture", columns="method", values="value").dropna(axis=1, how="all")
-        sign = -1 if key[0] in LOWER_IS_BETTER else 1
-        means = wide.mean()
-        ranked = (sign * means.drop(list(OUTSIDE), errors="ignore")).sort_values(ascending=False).index
-        best, worst = (ranked[0], ranked[-1]) if len(ranked) else (None, None)
-        gaps = {}
-        for name, first, second in (("above", ORACLE, best), ("below", worst, "random")):
-            both = wide.reindex(columns=[first, second])
-            difference = (sign * (both[first] - both[second])).dropna()
-            low, high, _ = interval(difference)
-            gaps |= {name: difference.mean(), f"{name}_low": low, f"{name}_high": high}
-        masks = ORACLE in wide
-        sides = ["above", "below"] if masks else ["below"]
-        if any(gaps[f"{side}_high"] < 0 for side in sides):
-            verdict = "fail"
-        elif all(gaps[f"{side}_low"] > 0 for side in sides):
-            verdict = "pass" if masks else "no oracle"
-        else:
-            verdict = "undecided"
-        row = dict(zip(WHERE, key, strict=True)) | {"n": len(wide)} | {who: means.get(who, np.nan) for who in OUTSIDE}
-        for place, who in (("best", best), ("worst", worst)):
-            row |= {f"{place}_method": who, place: means.get(who, np.nan)}
-        rows.append({**row, **gaps, "gate": verdict})
-    return pd.DataFrame(rows)
-
-
-def _with_gate(found: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """The same rows, each with the gate of its metric; "none" for time, which has none."""
-    return found.merge(gate(table)[[*WHERE, "gate"]], how="left", on=WHERE).fillna({"gate": "none"})
+DEPENDS = "depends on the baseline"
+COARSE, FEW = ("pointing_game", "pointing_exact"), 100
+"""Scores that are hits and misses, whose intervals cover too little below so many pictures (.39 of .95 at 10)."""
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean, SD, extremes, n and interval of everything measured, with the gate; time has one value for each batch."""
+    """Mean, SD, extremes, n and interval of methods and controls, with the gate; time has one value for each batch."""
+    verdicts, table = gate(table)[[*WHERE, "method", "gate"]], table[~table["method"].map(is_copy)]
     by = [*WHERE, "method", "alpha", "steps", "seed"]
-    time = table[table["method"] != ORACLE].drop_duplicates(["method", "alpha", "layer", "seconds"])
+    time = table[table["seconds"].notna()].drop_duplicates(["method", "alpha", "layer", "seconds"])
     time = time.assign(metric="seconds", baseline="none", steps=pd.NA, value=time["seconds"])
-    whole = pd.concat([table, time.astype({"steps": "Int64"})], ignore_index=True)
-    return _with_gate(summarise(whole, by=by), table)
+    found = named(summarise(pd.concat([table, time.astype({"steps": "Int64"})], ignore_index=True), by=by))
+    judged = found.merge(verdicts, how="left", on=[*WHERE, "method"])
+    return judged.assign(method=found["method"].str.partition("@")[0]).fillna({"gate": "none"})
 
 
 def family(
@@ -94,68 +51,108 @@ def family(
     >>> family(["gradcam", "hybrid"], [0.3, 0.7], 60)
     [('hybrid@0.7', 'gradcam')]
     """
-    measured = [variant(*v) for v in variants(names, alphas)]
+    offered = [variant(*v) for v in measured(names, alphas)]
     declared = [pair for pair in FAMILY if set(pair) <= set(names)] if pairs is None else pairs
     if declared and n < 2:
         raise ValueError(f"A comparison needs at least two pictures, and there is {n}.")
-    return [tuple(_spelt(method, measured) for method in pair) for pair in declared]
+    return [tuple(_spelt(method, offered) for method in pair) for pair in declared]
 
 
-def _spelt(method: str, measured: list[str]) -> str:
-    own = [m for m in measured if method in (m, m.partition("@")[0])]
+def _spelt(method: str, offered: list[str]) -> str:
+    own = [m for m in offered if method in (m, m.partition("@")[0])]
     if len(own) == 1:
         return own[0]
     if variant(method, ALPHA) in own:
         return variant(method, ALPHA)
-    raise ValueError(f"{method!r} was declared but would not be measured as such; there are {', '.join(measured)}.")
+    raise ValueError(f"{method!r} was declared but would not be measured as such; there are {', '.join(offered)}.")
 
 
-def comparisons(table: pd.DataFrame, pairs: Sequence[tuple[str, str]], **options: Any) -> pd.DataFrame:
-    """The declared pairs, see `family`, with every statistic, see `statistics.compare`, and the gate of the metric."""
-    return _with_gate(compare(named(table), pairs, by=WHERE, **options), table)
+def comparisons(
+    table: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float = MARGIN, seed: int = 0
+) -> pd.DataFrame:
+    """The declared pairs, see `family`, with every statistic, see `statistics.compare`, and the gate.
+
+    All baselines belong to the family. The gate is the worse of the two methods'.
+    """
+    found = compare(named(table), pairs, by=WHERE, margin=margin, seed=seed)
+    verdicts = gate(table, margin).set_index([*WHERE, "method"])["gate"]
+    sides = [found[[*WHERE, who]].itertuples(index=False, name=None) for who in ("first", "second")]
+    both = [[verdicts.get(side, "pass") for side in two] for two in zip(*sides, strict=True)]  # controls have none
+    return found.assign(gate=[max(two, key=VERDICTS.index) for two in both])
+
+
+def conclusions(compared: pd.DataFrame) -> pd.DataFrame:
+    """What the comparisons come to over those baselines that pass the gate: one verdict for each metric and pair.
+
+    "no evidence" where no baseline passes, and "depends on the baseline" where those that pass do not agree.
+    """
+    rows = []
+    for key, group in compared.groupby(["metric", "layer", "first", "second"], sort=False):
+        passed = group[group["gate"].isin(EVIDENCE)]
+        verdicts = list(dict.fromkeys(passed["verdict"]))
+        verdict = DEPENDS if len(verdicts) > 1 else verdicts[0] if verdicts else "no evidence"
+        reach = {"least": passed["difference"].min(), "most": passed["difference"].max()}
+        rows.append({**dict(zip(["metric", "layer", "first", "second"], key, strict=True)),
+                     "passed": ", ".join(passed["baseline"]), **reach, "verdict": verdict})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def headlines(found: Evaluation, pairs: Sequence[tuple[str, str]]) -> str:
-    """The verdicts on the declared comparisons in words, those alone whose metric passes the gate."""
-    judged = gate(found.table)
-    table = comparisons(found.table, pairs) if pairs else judged[:0]
-    lines = [
-        f"{row['metric']} ({row['baseline']}, {row['layer']}): {row['first']} against {row['second']} "
-        f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}], n = {row['n']}: {row['verdict']}"
-        for row in table[table["gate"].isin(EVIDENCE)].to_dict("records")
-    ]
-    for row in judged[~judged["gate"].isin(EVIDENCE)].to_dict("records"):
-        lines.append(f"{row['metric']} ({row['baseline']}, {row['layer']}) is no evidence here; gate: {row['gate']}")
+    """The verdicts in words, bad news first: what is no evidence, and why; then the declared comparisons."""
+    judged, lines = gate(found.table), []
+    for _, failed in judged[~judged["gate"].isin(EVIDENCE)].groupby(WHERE, sort=False):
+        row = failed.sort_values("difference").iloc[0]
+        weakest = f"{row['method']} against {row['weakest_against']} {row['difference']:+.4f} "
+        lines.append(f"{_at(row)} is no evidence on {', '.join(failed['method'])}: {weakest}"
+                     f"[{row['low']:+.4f}, {row['high']:+.4f}]")  # fmt: skip
+    compared = comparisons(found.table, pairs) if pairs else judged[:0]
+    for row in compared[compared["gate"].isin(EVIDENCE)].to_dict("records"):
+        lines.append(f"{_at(row)}: {row['first']} against {row['second']} {row['difference']:+.4f} "
+                     f"[{row['low']:+.4f}, {row['high']:+.4f}], n = {row['n']}: {row['verdict']}")  # fmt: skip
+    for row in (conclusions(compared) if pairs else judged[:0]).to_dict("records"):
+        if row["verdict"] == DEPENDS:
+            lines.append(f"{row['metric']} ({row['layer']}): {row['first']} against {row['second']} {DEPENDS}")
     if (judged["gate"] == "no oracle").any():
-        lines.append("Without masks there is no oracle: the gate could only be tested against random maps.")
+        lines.append("Without masks there is no oracle: the gate could not be tested against what is right.")
+    if judged["metric"].isin(COARSE).any() and found.about["n"] < FEW:
+        lines.append(f"Pointing is a hit or a miss: no interval of it can be trusted below {FEW} pictures.")
     return "\n".join(lines)
 
 
-def write(found: Evaluation, out: str | Path, pairs: Sequence[tuple[str, str]] = ()) -> list[Path]:
+def _at(row: Mapping[str, Any]) -> str:
+    return f"{row['metric']} ({row['baseline']}, {row['layer']})"
+
+
+def write(
+    found: Evaluation, out: str | Path, pairs: Sequence[tuple[str, str]] = (), margin: float = MARGIN
+) -> list[Path]:
     """Write tables as CSV and LaTeX, the curves, the plots and `evaluation.json` into `out`; return the paths.
 
     `comparison_plots.png` and `.pdf` show the last layer, the others have its name behind theirs.
     """
     folder, table = results_dir(out=out), found.table
-    judged, known = gate(table), conditions(found)
+    judged, known = gate(table, margin), conditions(found)
     paths = [_csv(table, folder / "evaluation_results.csv", known), _csv(found.curves, folder / "curves.csv", known)]
+    paths.append(_csv(checks(table, margin), folder / "checks.csv", known))
     paths += _tables(judged, folder / "gate", known, ["layer"], [
-        "metric", "baseline", "n", ORACLE, "best_method", "best", "worst_method", "worst", "centre", "random", "gate",
+        "metric", "baseline", "method", "n", "mean", "weakest_against", "difference", "interval", "gate",
     ])  # fmt: skip
     paths += _tables(summary(table), folder / "summary_statistics", known, WHERE, [
         "method", "alpha", "n", "mean", "sd", "min", "max", "interval", "gate",
     ])  # fmt: skip
-    paths += _plots(found, folder)
+    paths += _plots(found, folder, margin)
     about = {
         **found.about, "comparisons": [list(pair) for pair in pairs], "failed": found.failed,
-        "gate": judged[[*WHERE, "gate"]].to_dict("records"), "versions": versions(),
+        "margin": margin, "gate": judged[[*WHERE, "method", "gate"]].to_dict("records"), "versions": versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     paths.append(write_text(folder / "evaluation.json", json.dumps(about, indent=2) + "\n"))
-    for suffix in (".csv", ".tex"):  # of an earlier run with other results
-        (folder / f"comparisons{suffix}").unlink(missing_ok=True)
+    for name in ("comparisons.csv", "comparisons.tex", "conclusions.csv"):  # of an earlier run with other results
+        (folder / name).unlink(missing_ok=True)
     if pairs:  # last, since it may find too few values to compare, and the rest is worth having even then
-        paths += _tables(comparisons(table, pairs), folder / "comparisons", known, ["first", "second", "layer"], [
+        compared = comparisons(table, pairs, margin=margin)
+        paths.append(_csv(conclusions(compared), folder / "conclusions.csv", known))
+        paths += _tables(compared, folder / "comparisons", known, ["first", "second", "layer"], [
             "metric", "baseline", "difference", "interval", "effect", "win_rate", "p_t_holm", "p_wilcoxon_holm",
             "p_equivalence_holm", "verdict", "gate",
         ])  # fmt: skip
@@ -210,10 +207,10 @@ TITLES = {ORACLE: "Oracle (mask)", "iou": "IoU", "comparisons": "Comparisons, ea
 def _cell(column: str, value: Any) -> str:
     """A value as LaTeX: titles in place of code names, and numbers in mathematics, so that a minus is one."""
     if isinstance(value, str):
-        coded = column in ("metric", "method", "first", "second", "best_method", "worst_method")
+        coded = column in ("metric", "method", "first", "second", "weakest_against")
         return re.sub(r"([&%$#_{}])", r"\\\1", _name(value) if coded else value)
     if column == "interval":
-        return f"$[{value[0]:.4f}, {value[1]:.4f}]$"
+        return "--" if np.isnan(value[0]) else f"$[{value[0]:.4f}, {value[1]:.4f}]$"
     if column.startswith("p_") and value < 0.001:
         return "$<0.001$"
     exact = column == "alpha" or isinstance(value, int)  # chosen or counted: 0.7 is not 0.7000
@@ -226,13 +223,13 @@ def _name(code: str) -> str:
     return f"{TITLES.get(plain) or method_title(plain).replace('_', ' ')} {alpha}".rstrip()
 
 
-def _plots(found: Evaluation, folder: Path) -> list[Path]:
+def _plots(found: Evaluation, folder: Path, margin: float) -> list[Path]:
     """One figure for each layer: mean curves with bands, and each metric's means with intervals; both are of 95 %.
 
-    Bars are pale where the metric does not pass the gate, and the title says so.
+    Bars of methods that do not pass the gate are pale; so are those of the controls and the oracle.
     """
-    table, lines = named(found.table[found.table["value"].notna()]), named(found.curves)
-    verdicts = gate(found.table).set_index(WHERE)["gate"]
+    table, lines = (named(t[~t["method"].map(is_copy)]) for t in (found.table.dropna(subset="value"), found.curves))
+    verdicts = gate(found.table, margin).set_index([*WHERE, "method"])["gate"].sort_index()
     paths, layers = [], found.about["layers"]
     for layer in layers:
         curves, bars = (list(x[x["layer"] == layer].groupby(WHERE[:2], sort=False)) for x in (lines, table))
@@ -249,11 +246,11 @@ def _plots(found: Evaluation, folder: Path) -> list[Path]:
                 shown = "shown" if metric == "insertion" else "taken away"
                 cell.set(title=f"{_name(metric)}, baseline {baseline}", xlabel=f"share of pixels {shown}")
             for cell, ((metric, baseline), group) in zip(axes.flat[len(curves) :], bars, strict=False):
-                verdict = verdicts[metric, baseline, layer]
-                _bars(cell, group, pale=verdict not in EVIDENCE)
+                sound = verdicts[metric, baseline, layer]
+                _bars(cell, group, bold=list(sound[sound.isin(EVIDENCE)].index))
                 better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
                 title = _name(metric) if baseline == "none" else f"{_name(metric)}, baseline {baseline}"
-                cell.set(title=title, xlabel=f"{better}; gate: {verdict}")
+                cell.set(title=title, xlabel=f"{better}; pale: no evidence")
             if curves:
                 figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
             said = _said({**conditions(found), "layer": layer})
@@ -279,11 +276,12 @@ def _curve(axes: Any, lines: pd.DataFrame) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="probability")
 
 
-def _bars(axes: Any, group: pd.DataFrame, pale: bool) -> None:
+def _bars(axes: Any, group: pd.DataFrame, bold: Sequence[str]) -> None:
     """A mean with its interval for each method, the first on top."""
     found = summarise(group, by=["method"]).set_index("method")
-    places, tones = -np.arange(len(found)), [colour(method.partition("@")[0]) for method in found.index]
+    places = -np.arange(len(found))
     reach = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
-    axes.barh(places, found["mean"], color=tones, alpha=0.25 if pale else 0.85, height=0.75)
+    tones = [(*mpl.colors.to_rgb(colour(m.partition("@")[0])), 0.85 if m in bold else 0.25) for m in found.index]
+    axes.barh(places, found["mean"], color=tones, height=0.75)
     axes.errorbar(found["mean"], places, xerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=2)
     axes.set_yticks(places, [_name(method) for method in found.index], fontsize=10)

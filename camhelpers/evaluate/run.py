@@ -23,8 +23,7 @@ from ..cam.cards import Card
 from ..cam.explain import explain
 from ..cam.geometry import upsample
 from ..cam.layers import layer_name
-from ..cam.methods import METHODS, controls
-from ..cam.methods import variants as all_variants
+from ..cam.methods import METHODS
 from ..cam.models import model_hash
 from ..checks import checked
 from ..datasets.samples import Sample
@@ -32,19 +31,16 @@ from ..files import ROOT, fingerprint, results_dir, versions, write_text
 from ..progress import Progress
 from . import faithfulness
 from . import localisation as metrics
+from .controls import ALPHA, HOLLOW, ORACLE, copies, copy_of, hollow, measured, variant
 
 FAITHFULNESS = ("insertion", "deletion")
 LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "pointing_game": metrics.pointing_hit, "pointing_exact": partial(metrics.pointing_hit, tolerance=0),
     "relevance_mass": metrics.relevance_mass, "relevance_rank": metrics.relevance_rank,
     "average_precision": metrics.average_precision, "lift": metrics.lift,
-    "lift_over_centre": metrics.lift_over_centre,
 }  # fmt: skip
 METRICS = (*FAITHFULNESS, *LOCALISATION, "iou")
 DEFAULTS = ("insertion", "deletion", "pointing_game", "relevance_mass", "relevance_rank", "average_precision")
-ALPHA = 0.7
-ORACLE = "oracle"
-"""The mask itself as heat: what a perfect localisation would score. Where pixels are ranked, see `metrics.oracle`."""
 COLUMNS = ("picture", "class", "method", "alpha", "layer", "metric", "baseline", "steps", "seed", "value", "seconds")
 
 
@@ -53,18 +49,18 @@ class Plan:
     """What is measured; the options of `evaluate` and of the command line."""
 
     methods: tuple[str, ...] = ("gradcam", "layercam", "hybrid")
-    """The methods to compare; the controls and, where there are masks, the oracle always take part."""
+    """The methods to compare; what they must beat and, where there are masks, the oracle always take part."""
     alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (ALPHA,)
     """The hybrid's shares of Grad-CAM, each measured on its own."""
     layers: tuple[str, ...] = ()
     """The layers to explain; unless given, the last with a map."""
     metrics: tuple[str, ...] = ()
     """The scores to measure; unless given, insertion, deletion and, where there are masks, four of localisation."""
-    baselines: tuple[str, ...] = ("mean",)
-    """What stands in for a pixel that is taken away: mean, blur, black or zero."""
+    baselines: tuple[str, ...] = ("mean", "blur", "black")
+    """What stands in for a pixel that is taken away: mean, blur, black or zero; a verdict should hold over several."""
     steps: Annotated[int, Field(ge=1)] = 10
     """The steps of an insertion or deletion curve."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     """Breaks ties between pixels and draws the random maps."""
     batch: Annotated[int, Field(ge=1)] = 16
     """The pictures that are explained and kept together."""
@@ -74,20 +70,6 @@ class Plan:
             for name in getattr(self, f"{what}s"):
                 if name not in offered:
                     raise ValueError(f"There is no {what} {name!r}; choose from {', '.join(offered)}.")
-
-
-def variants(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, float]]:
-    """What is measured: the methods with their alphas, and behind them the controls."""
-    return all_variants([name for name in names if name not in controls()], alphas) + all_variants(controls(), ())
-
-
-def variant(method: str, alpha: float) -> str:
-    """A method with its alpha, as comparisons name it.
-
-    >>> variant("hybrid", 0.7), variant("gradcam", float("nan"))
-    ('hybrid@0.7', 'gradcam')
-    """
-    return method if np.isnan(alpha) else f"{method}@{alpha:g}"
 
 
 @dataclass(frozen=True)
@@ -112,14 +94,14 @@ def evaluate(
     share, and the method.
 
     >>> from camhelpers import load_model, pictures
-    >>> found = evaluate(load_model("scenes"), pictures("gallery", 2), methods=["gradcam"], metrics=["relevance_mass"])
+    >>> found = evaluate(load_model("scenes"), pictures("gallery", 1), methods=["gradcam"], metrics=["relevance_mass"])
     >>> found.table.method.tolist()
-    ['gradcam', 'gradcam', 'random', 'random', 'centre', 'centre', 'oracle', 'oracle']
+    ['gradcam', 'gradcam mirrored', 'gradcam other class', 'random', 'centre', 'oracle', 'oracle hollow']
     """
     card, plan = _resolved(model, samples, Plan(**options), thresholds)
     cuts = {f"{name} {layer}": threshold for (name, layer), threshold in (thresholds or {}).items()}
     weights = model_hash(model)
-    depends = [plan, cuts, weights, card, versions(), _code(plan)]
+    depends = [replace(plan, metrics=()), weights, card, versions(), _code(plan)]
     keyed = all(s.key for s in samples)  # else a picture may change unnoticed
     folder = results_dir("parts", out=out) if out is not None and keyed else None
 
@@ -128,14 +110,15 @@ def evaluate(
         for first in range(0, len(samples), plan.batch):
             numbered = dict(enumerate(samples[first : first + plan.batch], first))
             listed = [(i, s.name, s.key) for i, s in numbered.items()]
-            path = folder and folder / f"{fingerprint(*depends, listed)}.json"
-            if path and path.is_file():
-                text = path.read_text(encoding="utf-8")
-            else:
-                text = json.dumps(_part(model, card, numbered, plan, cuts))
-                if path:
+            keys = {m: fingerprint(*depends, m, listed, cuts if m == "iou" else {}) for m in plan.metrics}
+            paths = {m: folder and folder / f"{key}.json" for m, key in keys.items()}  # a new metric costs itself
+            if missing := [m for m, path in paths.items() if not (path and path.is_file())]:
+                found = _part(model, card, numbered, replace(plan, metrics=tuple(missing)), cuts)
+            for metric, path in paths.items():
+                text = json.dumps(_of_metric(found, metric)) if metric in missing else path.read_text(encoding="utf-8")
+                if path and metric in missing:
                     write_text(path, text)
-            parts.append(json.loads(text))  # what was kept and what is new go the same way, to the last digit
+                parts.append(json.loads(text))  # what was kept and what is new go the same way, to the last digit
             counter.step(len(numbered))
 
     failed, seen = ({k: v for part in parts for k, v in part[kind].items()} for kind in ("failed", "seen"))
@@ -150,7 +133,7 @@ def evaluate(
         "model": card.name, "model_hash": weights, "n": len(seen),
         "masks": sum(s.masked and s.name in seen for s in samples),
         "accuracy": sum(judged) / len(judged) if judged else None, **asdict(plan), "thresholds": cuts,
-        "methods": [variant(*v) for v in variants(plan.methods, plan.alphas)],
+        "methods": [variant(*v) for v in measured(plan.methods, plan.alphas)],
     }  # fmt: skip
     return Evaluation(table.astype({"alpha": float, "value": float, "steps": "Int64"}), curves, failed, about)
 
@@ -173,8 +156,9 @@ def calibrate(model: nn.Module, samples: Sequence[Sample], **options: Any) -> di
         masks += [_as_seen(mask, card) for _, mask in read]
         for (method, alpha, layer), (index, _) in maps.items():
             heats.setdefault((variant(method, alpha), layer), []).extend(stack[index])
-    chosen = {key: metrics.calibrate_threshold(held, masks) for key, held in heats.items()}
-    return chosen | {(ORACLE, layer): 1.0 for layer in plan.layers}
+    some_heat = {key: held for key, held in heats.items() if np.any(held)}  # copies may be blank throughout
+    chosen = dict.fromkeys(heats, 1.0) | {key: metrics.calibrate_threshold(h, masks) for key, h in some_heat.items()}
+    return chosen | {(who, layer): 1.0 for who in (ORACLE, copy_of(ORACLE, HOLLOW)) for layer in plan.layers}
 
 
 def _part(
@@ -197,9 +181,12 @@ def _part(
     ranked = stack
     if any(mask is not None for mask in masks):
         perfect = [np.zeros(stack.shape[2:], bool) if mask is None else mask for mask in masks]
-        ranked = np.concatenate([stack, np.asarray([[metrics.oracle(mask) for mask in perfect]])])
-        stack = np.concatenate([stack, np.asarray([perfect], np.float32)])
-        maps |= {(ORACLE, np.nan, layer): (len(stack) - 1, np.nan) for layer in plan.layers}
+        graded = [metrics.oracle(mask) for mask in perfect]
+        hollowed = [hollow(heat) for heat in graded]
+        ranked = np.concatenate([stack, np.asarray([graded, hollowed], np.float32)])
+        stack = np.concatenate([stack, np.asarray([perfect, hollowed], np.float32)])
+        for index, who in ((-2, ORACLE), (-1, copy_of(ORACLE, HOLLOW))):
+            maps |= {(who, np.nan, layer): (len(stack) + index, np.nan) for layer in plan.layers}
     lines, areas, fractions = {}, {}, []
     if directions := [d for d in FAITHFULNESS if d in plan.metrics]:
         found = faithfulness.curves(
@@ -214,7 +201,7 @@ def _part(
     for (method, alpha, layer), (index, seconds) in maps.items():
         judges = {**LOCALISATION, "iou": partial(metrics.iou, threshold=cuts.get(f"{variant(method, alpha)} {layer}"))}
         for i, (s, label, mask) in enumerate(zip(some, labels, masks, strict=True)):
-            if method == ORACLE and mask is None:
+            if method.startswith(ORACLE) and mask is None:
                 continue
             who = [s.name, label, method, alpha, layer]
             values = [(*way, plan.steps, plan.seed, float(area[index, i])) for way, area in areas.items()]
@@ -224,6 +211,11 @@ def _part(
             part["rows"] += [[*who, *value, seconds] for value in values]
             part["curves"] += [[*who, *way, fractions, line[index, i].tolist()] for way, line in lines.items()]
     return part
+
+
+def _of_metric(part: dict[str, Any], metric: str) -> dict[str, Any]:
+    """What one metric has in a part; a row names its metric behind picture, class, method, alpha and layer."""
+    return part | {kind: [row for row in part[kind] if row[5] == metric] for kind in ("rows", "curves")}
 
 
 def _explained(
@@ -239,18 +231,25 @@ def _explained(
     ex.capture.gradients(ex.target)
     shared = perf_counter() - start
     maps, stack, known = {}, [], {}
+
+    def keep(name: str, alpha: float, layer: str, heat: np.ndarray, large: np.ndarray, seconds: float) -> None:
+        index = known.setdefault((heat.shape, heat.tobytes()), len(stack))
+        if index == len(stack):
+            stack.append(large)
+        maps[name, alpha, layer] = index, seconds
+
     for layer in plan.layers:
-        for name, alpha in variants(plan.methods, plan.alphas):
+        for name, alpha in measured(plan.methods, plan.alphas):
+            options = {"layer": layer, "alpha": ALPHA if np.isnan(alpha) else alpha, "seed": seeds, "size": "native"}
             for _ in range(2):  # the second is timed; whoever comes first pays for warming up
                 start = perf_counter()
-                share = ALPHA if np.isnan(alpha) else alpha
-                heat = ex.heatmap(name, layer=layer, alpha=share, seed=seeds, size="native")
+                heat = ex.heatmap(name, **options)
                 large = upsample(torch.from_numpy(heat), x.shape[2:]).numpy()
                 took = perf_counter() - start
-            index = known.setdefault((heat.shape, heat.tobytes()), len(stack))
-            if index == len(stack):
-                stack.append(large)
-            maps[name, alpha, layer] = index, (shared + took) / len(x)
+            keep(name, alpha, layer, heat, large, (shared + took) / len(x))
+            for kind, copied in copies(ex, name, heat, **options).items():
+                large = upsample(torch.from_numpy(copied.copy()), x.shape[2:]).numpy()
+                keep(copy_of(name, kind), alpha, layer, copied, large, np.nan)
     return ex.inputs, ex.target, maps, np.stack(stack)
 
 
@@ -280,8 +279,8 @@ def _resolved(
     for metric in plan.metrics:
         if metric not in FAITHFULNESS and not masked:
             raise ValueError(f"{metric} is measured against masks, and none of these pictures has one.")
-    measured = [*(variant(*v) for v in variants(plan.methods, plan.alphas)), ORACLE]
-    missing = [(w, layer) for w in measured for layer in plan.layers if (w, layer) not in (thresholds or {})]
+    needed = [variant(*v) for v in measured(plan.methods, plan.alphas)]
+    missing = [(w, layer) for w in needed for layer in plan.layers if (w, layer) not in (thresholds or {})]
     if "iou" in plan.metrics and missing:
         raise ValueError(f"iou needs a threshold for {' at '.join(missing[0])} from other pictures; see --calibration.")
     return card, plan

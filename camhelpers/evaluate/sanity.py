@@ -12,6 +12,7 @@ from torch import nn
 from ..cam.capture import resolve_target
 from ..cam.explain import Explanation, explain, predict
 from ..datasets.scenes import Scenes
+from .controls import judge
 from .localisation import rank_correlation, relevance_mass
 
 BATCH = 32
@@ -126,20 +127,16 @@ def tag_mass(
     model: nn.Module, scenes: Scenes, tag_class: int | str, names: Sequence[str] = METHODS, *,
     layers: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """How much of each method's heat for `tag_class` lies on the tag, in scenes that all have it.
+    """The share of each method's heat for `tag_class` that lies on the tag, in scenes that all have it.
 
-    `tag_mass` is a share of all heat (NaN for a blank map); `tag_area` is the tag's share of the picture, which heat
-    spread evenly would score.
+    With everything that a method must beat, so that `gate` can judge it. NaN for a blank map.
     """
-    index, rows = resolve_target(tag_class, model.card.classes), []
-    for start in range(0, len(scenes), BATCH):
-        drawn = [scenes.redraw(i, tag=True) for i in range(start, min(start + BATCH, len(scenes)))]
-        ex = explain(model, [scene.picture for scene in drawn], layers=layers, target=index)
-        area = [scene.tag_mask.mean() for scene in drawn]
-        for key, heat in _maps(ex, names, index, start, size="input").items():
-            mass = [relevance_mass(h, scene.tag_mask) for h, scene in zip(heat, drawn, strict=True)]
-            rows.append(_rows(start, key, {"tag_mass": mass, "tag_area": area}))
-    return pd.concat(rows, ignore_index=True)
+    drawn = [scenes.redraw(i, tag=True) for i in range(len(scenes))]
+    masks = [scene.tag_mask for scene in drawn]
+    return judge(
+        model, [scene.picture for scene in drawn], "tag_mass", lambda heat, i: relevance_mass(heat, masks[i]),
+        methods=names, layers=layers, target=tag_class, oracle=lambda i: masks[i].astype(np.float32),
+    )  # fmt: skip
 
 
 # What they share ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ from camhelpers.evaluate.localisation import (
     iou,
     lesion_scores,
     lift,
-    lift_over_centre,
     oracle,
     part_correlation,
     pointing_hit,
@@ -112,9 +111,7 @@ def test_average_precision_is_precision_at_each_heat_weighted_by_the_recall_it_g
 def test_lift_is_one_for_a_map_that_knows_nothing():
     prior = centre(*torch.zeros(2, 1, 1, 20, 20))[0].numpy()
     assert lift(np.ones((20, 20)), MASK) == pytest.approx(1)
-    assert lift_over_centre(prior, MASK) == pytest.approx(1)
     assert lift(HEAT, MASK) == pytest.approx((1 / 3) / (16 / 400))
-    assert lift_over_centre(HEAT, MASK) == pytest.approx((1 / 3) / (prior[MASK].sum() / prior.sum()))
     assert lift(prior, MASK) > 1.5  # the mask is in the middle, so the centre alone does well
 
 
@@ -126,7 +123,7 @@ def test_the_oracle_orders_the_whole_picture_around_the_mask():
     assert not oracle(np.zeros((4, 4), bool)).any() and oracle(np.ones((4, 4), bool)).all()
 
 
-SCORES = [relevance_mass, relevance_rank, pointing_hit, average_precision, lift, lift_over_centre]
+SCORES = [relevance_mass, relevance_rank, pointing_hit, average_precision, lift]
 
 
 @pytest.mark.parametrize("score", [*SCORES, lambda h, m: iou(h, m, 0.5)])
@@ -145,15 +142,16 @@ def test_rank_correlation_is_scipys_for_each_pair_and_a_constant_map_ranks_nothi
     assert np.isnan(rank_correlation(0 * a, b)).all()
 
 
-def test_part_correlation_ranks_the_heat_on_each_part_and_knows_its_limits():
-    heat = np.array([[0.1, 0.2], [0.3, 0.0]])
-    places = np.array([[1, 2], [3, 0]])
+def test_part_correlation_ranks_the_heat_of_each_part_for_each_pixel_and_knows_its_limits():
+    heat = np.array([[0.1, 0.2, 0.1, 0.1], [0.3, 0.0, 0.1, 0.1]])
+    places = np.array([[1, 2, 1, 1], [3, 0, 1, 1]])  # the largest has most of the heat, and is the coldest
     parts = {name: places == i for i, name in enumerate("abc", start=1)}
     assert part_correlation({"a": 1.0, "b": 5.0, "c": 7.0}, heat, parts) == pytest.approx(1)
     assert part_correlation({"a": 5.0, "b": 1.0, "c": 7.0}, heat, parts) == pytest.approx(0.5)
     assert np.isnan(part_correlation({"a": 1.0, "b": 2.0}, heat, parts))
     assert np.isnan(part_correlation(dict.fromkeys("abc", 1.0), heat, parts))
-    assert np.isnan(part_correlation({"a": 1.0, "b": 5.0, "c": 7.0}, 0 * heat, parts))
+    for even in (0 * heat, 0 * heat + 1):  # a map that knows nothing says nothing, however large the parts are
+        assert np.isnan(part_correlation({"a": 1.0, "b": 5.0, "c": 7.0}, even, parts))
 
 
 # Volumes --------------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ def test_the_table_is_tidy_and_complete(found):
     table = found.table
     assert list(table.columns) == list(run.COLUMNS)
     assert not table.duplicated(KEY).any()
-    who = 2 * (2 + 3 + 2 + 1)  # layers, and methods, alphas, controls and the oracle
+    who = 2 * (3 * (2 + 3) + 2 + 2)  # layers; methods and alphas with two copies, controls, the oracle with one
     assert len(table) == 5 * who * (2 * 2 + 4)
     assert set(table[table.metric == "insertion"]["steps"]) == {4}
     assert table[table.metric == "relevance_mass"]["steps"].isna().all()
@@ -75,7 +75,7 @@ def test_the_table_is_tidy_and_complete(found):
 
 
 def test_values_are_those_of_the_functions_that_define_them(net, shown, found):
-    here = found.table[(found.table.alpha == 0.7) & (found.table.layer == "layer3")]
+    here = found.table.query("method == 'hybrid' and alpha == 0.7 and layer == 'layer3'")
     for number, p in enumerate(shown):
         x = net.card.prepare(p.pixels)[None]
         ex = explain(net, x, layers=["layer3"])
@@ -120,7 +120,7 @@ def test_batches_change_nothing(net, shown, found):
 def test_every_metric_of_localisation_and_the_calibrated_threshold(net, shown):
     chosen = calibrate(net, shown[3:], methods=["gradcam"])
     assert chosen["oracle", "layer4"] == 1 and set(name for name, _ in chosen) == {
-        "gradcam", "random", "centre", "oracle",
+        "gradcam", "gradcam mirrored", "gradcam other class", "random", "centre", "oracle", "oracle hollow",
     }  # fmt: skip
     wanted = [*run.LOCALISATION, "iou"]
     table = evaluate(net, shown[:2], methods=["gradcam"], metrics=wanted, thresholds=chosen).table
@@ -132,7 +132,6 @@ def test_every_metric_of_localisation_and_the_calibrated_threshold(net, shown):
         ("iou", metrics.iou(heat, shown[0].mask, chosen["gradcam", "layer4"])),
         ("pointing_exact", metrics.pointing_hit(heat, shown[0].mask, 0)),
         ("lift", metrics.lift(heat, shown[0].mask)),
-        ("lift_over_centre", metrics.lift_over_centre(heat, shown[0].mask)),
     ):
         assert values(table, method="gradcam", metric=metric)["p0"] == pytest.approx(score, abs=1e-4)
 
@@ -184,10 +183,17 @@ def test_finished_batches_are_measured_once(net, tiny_net, shown, tmp_path, monk
     changed = [*shown[:3], held("p3", shown[3].pixels * np.float32(0.5), "cat", shown[3].mask)]
     evaluate(net, changed, **options)
     assert len(calls) == 1  # the batch with that picture alone
-    for change in ({"steps": 3}, {"seed": 1}, {"methods": ["layercam"]}, {"metrics": ["deletion"]}):
+    for change in ({"steps": 3}, {"seed": 1}, {"methods": ["layercam"]}):
         calls.clear()
         evaluate(net, shown[:2], **options | change)
         assert calls
+    calls.clear()
+    evaluate(net, shown, **options | {"metrics": ["deletion"]})
+    kept = {path: path.read_bytes() for path in tmp_path.glob("parts/*")}
+    more = evaluate(net, shown, **options | {"metrics": ["lift", "deletion"]})
+    assert not calls and set(more.table["metric"]) == {"lift", "deletion"}  # another metric costs itself alone
+    assert evaluate(net, shown[:2], **options | {"metrics": ["lift"]}).about["n"] == 2
+    assert kept.items() <= {path: path.read_bytes() for path in tmp_path.glob("parts/*")}.items()  # nothing is lost
     calls.clear()
     evaluate(tiny_net(), shown[:2], **options)  # other weights
     assert calls
