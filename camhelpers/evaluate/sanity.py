@@ -1,13 +1,15 @@
 """Does a heatmap depend on what it claims to explain? Randomised weights, other classes, and a spurious tag."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from scipy.stats import entropy
+from torch import Tensor, nn
 
 from ..cam.capture import resolve_target
 from ..cam.explain import Explanation, explain, predict
@@ -19,6 +21,7 @@ BATCH = 32
 METHODS = ("gradcam", "layercam", "hybrid")
 SEEDS = (0, 1, 2)
 """Of the random weights: one draw may leave a map alone by chance."""
+Maps = dict[tuple[str, str], np.ndarray]  # of a batch in 0..1, by method and layer
 
 
 # Randomised weights ---------------------------------------------------------------------------------------------------
@@ -62,27 +65,63 @@ def randomised(model: nn.Module, names: Sequence[str], seed: int = 0) -> nn.Modu
 
 
 def randomisation(
-    model: nn.Module, inputs: Any, names: Sequence[str] = METHODS, *, layers: str | Sequence[str] | None = None
-) -> pd.DataFrame:
+    model: nn.Module, inputs: Any, names: Sequence[str] = METHODS, *, layers: str | Sequence[str] | None = None,
+    samples: int = 1,
+) -> pd.DataFrame:  # fmt: skip
     """Each method's map after parts of the model lost what they had learned, against its map before (Adebayo, 2018).
 
     Parts are randomised from the head down, each step with all steps before it; the class explained stays the one that
     the model predicted. `inputs`: a list of pictures, or a tensor `(N, C, *spatial)`. The `spearman` of the two maps,
     at the layer's own resolution, for each picture, method, layer, seed and step. A method that explains the model must
     lose its map; one whose correlation stays near 1 draws edges.
+
+    With `samples` above 1 it is the smooth test (sMPRT; Hedström et al., 2023, with 50): every map is the mean over
+    the input and copies of it with Gaussian noise of a tenth of its value range, which evens out the maps' own noise.
     """
     order, before, rows = parts(model), [], []
-    for start, ex in _explained(model, inputs, layers):
-        before.append((start, ex.inputs, ex.layers, ex.target, _maps(ex, names, ex.target, start)))
+    for start, ex in explained(model, inputs, layers):
+        asked = start, ex.inputs, ex.layers, ex.target
+        before.append((asked, _smooth(model, asked, names, samples)))
     for seed in SEEDS:
         for step, part in enumerate(order, 1):
             net = randomised(model, order[:step], seed)
-            for start, x, captured, classes, old in before:
-                new = _maps(explain(net, x, layers=captured, target=classes), names, classes, start)
-                for key, heat in new.items():
+            for asked, old in before:
+                for key, heat in _smooth(net, asked, names, samples).items():
                     found = {"seed": seed, "step": step, "part": part, "spearman": rank_correlation(old[key], heat)}
-                    rows.append(_rows(start, key, found))
+                    rows.append(tidy(asked[0], key, found))
     return pd.concat(rows, ignore_index=True)
+
+
+def efficient_mprt(
+    model: nn.Module, inputs: Any, names: Sequence[str] = METHODS, *, layers: str | Sequence[str] | None = None
+) -> pd.DataFrame:
+    """How much more complex each map gets when all weights are random (eMPRT; Hedström et al., 2023), as a share.
+
+    The complexity is the entropy of the map's histogram of 100 bins, at the size of the model's input. A method that
+    explains the model should show more disorder in a random one, a `rise` above 0. NaN where either map is flat.
+    """
+    order, rows = parts(model), []
+    nets = {seed: randomised(model, order, seed) for seed in SEEDS}
+    for start, ex in explained(model, inputs, layers):
+        old = maps(ex, names, ex.target, start, size="model")
+        for seed, net in nets.items():
+            new = explain(net, ex.inputs, layers=ex.layers, target=ex.target)
+            for key, heat in maps(new, names, ex.target, start, size="model").items():
+                rise = _disorder(heat) / _disorder(old[key]) - 1
+                rows.append(tidy(start, key, {"seed": seed, "rise": rise}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _disorder(heats: np.ndarray) -> np.ndarray:
+    return entropy([np.histogram(heat, 100)[0] if np.ptp(heat) else [np.nan] * 100 for heat in heats], axis=1)
+
+
+def _smooth(net: nn.Module, asked: tuple[int, Tensor, list[str], Any], names: Sequence[str], samples: int) -> Maps:
+    (start, x, layers, classes), mean = asked, {}
+    for one in chain([x], noisy(x, torch.randn, 0.1, samples - 1, start)):
+        for key, heat in maps(explain(net, one, layers=layers, target=classes), names, classes, start).items():
+            mean[key] = mean.get(key, 0) + heat / samples
+    return mean
 
 
 def class_sensitivity(
@@ -94,12 +133,12 @@ def class_sensitivity(
     whether the least likely class's is.
     """
     rows = []
-    for start, ex in _explained(model, inputs, layers):
-        most = _maps(ex, names, ex.capture.logits.argmax(1), start)
-        least = _maps(ex, names, ex.capture.logits.argmin(1), start)
+    for start, ex in explained(model, inputs, layers):
+        most = maps(ex, names, ex.capture.logits.argmax(1), start)
+        least = maps(ex, names, ex.capture.logits.argmin(1), start)
         for key, heat in most.items():
             blank = least[key].reshape(len(heat), -1).max(1) <= 0
-            rows.append(_rows(start, key, {"spearman": rank_correlation(heat, least[key]), "blank_least": blank}))
+            rows.append(tidy(start, key, {"spearman": rank_correlation(heat, least[key]), "blank_least": blank}))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -142,16 +181,14 @@ def tag_mass(
 # What they share ------------------------------------------------------------------------------------------------------
 
 
-def _explained(model: nn.Module, inputs: Any, layers: str | Sequence[str] | None) -> Iterator[tuple[int, Explanation]]:
+def explained(model: nn.Module, inputs: Any, layers: str | Sequence[str] | None) -> Iterator[tuple[int, Explanation]]:
     """The inputs explained batch by batch, each with the number of its first picture."""
     for start in range(0, len(inputs), BATCH):
         yield start, explain(model, inputs[start : start + BATCH], layers=layers)
 
 
-def _maps(
-    ex: Explanation, names: Sequence[str], target: Any, seed: int, size: str = "native"
-) -> dict[tuple[str, str], np.ndarray]:
-    """The maps `(N, *spatial)` in 0..1 by method and layer."""
+def maps(ex: Explanation, names: Sequence[str], target: Any, seed: int, size: str = "native") -> Maps:
+    """Every method's map at every layer."""
     return {
         (name, layer): ex.heatmap(name, layer=layer, target=target, seed=seed, size=size)
         for layer in ex.layers
@@ -159,8 +196,16 @@ def _maps(
     }
 
 
-def _rows(start: int, key: tuple[str, str], found: dict[str, Any]) -> pd.DataFrame:
+def tidy(start: int, key: tuple[str, str], found: dict[str, Any]) -> pd.DataFrame:
     """Tidy rows, one for each picture of a batch."""
     table = pd.DataFrame({"method": key[0], "layer": key[1], **found})
     table.insert(0, "picture", table.index + start)
     return table
+
+
+def noisy(x: Tensor, draw: Callable[..., Tensor], scale: float, samples: int, start: int) -> Iterator[Tensor]:
+    """Copies of a batch with noise, `scale` of an input's value range; it depends on the input's number alone."""
+    generators = [torch.Generator().manual_seed(start + i) for i in range(len(x))]
+    widths = scale * (x.flatten(1).amax(1) - x.flatten(1).amin(1)).view(-1, *[1] * (x.ndim - 1))
+    for _ in range(samples):
+        yield x + widths * torch.stack([draw(x.shape[1:], generator=g) for g in generators]).to(x)

@@ -13,6 +13,8 @@ from camhelpers.cam.nets import SmallResNet
 from camhelpers.datasets import scenes
 from camhelpers.evaluate.sanity import (
     class_sensitivity,
+    efficient_mprt,
+    noisy,
     parts,
     randomisation,
     randomised,
@@ -127,6 +129,36 @@ def test_the_same_seed_gives_the_same_table_and_the_model_stays(model, x):
     assert model_hash(model) == before
     assert [m.training for m in model.modules()] == flags
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_smooth_test_compares_means_over_noisy_inputs(model, x, monkeypatch):
+    monkeypatch.setattr("camhelpers.evaluate.sanity.SEEDS", (1,))
+    monkeypatch.setattr("camhelpers.evaluate.sanity.BATCH", 3)  # the noise does not depend on it
+    found = randomisation(model, x, ("layercam", "centre"), layers="layer2", samples=4).query("part == 'stem'")
+    assert found.query("method == 'centre'")["spearman"].to_numpy() == pytest.approx(1)
+    classes, copies = explain(model, x).target, [x, *noisy(x, torch.randn, 0.1, 3, 0)]
+    old, new = (
+        sum(explain(net, one, layers="layer2", target=classes).heatmap("layercam", size="native") for one in copies)
+        for net in (model, randomised(model, parts(model), 1))
+    )
+    expected = [reference.spearmanr(p.ravel(), q.ravel()).statistic for p, q in zip(old, new, strict=True)]
+    assert found.query("method == 'layercam'")["spearman"].to_numpy() == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_efficient_test_is_the_rise_of_the_histograms_entropy(model, x):
+    found = efficient_mprt(model, x, NAMES, layers=["layer2", "layer4"])
+    assert len(found) == 5 * 6 * 2 * 3
+    assert (found.query("method in ('random', 'centre')")["rise"] == 0).all()
+    before, net = explain(model, x, layers=["layer4"]), randomised(model, parts(model), 2)
+    after = explain(net, x, layers=["layer4"], target=before.target)
+    rise = [
+        reference.entropy(np.histogram(new, 100)[0]) / reference.entropy(np.histogram(old, 100)[0]) - 1
+        if old.any() and new.any() else np.nan
+        for old, new in zip(*(ex.heatmap("hybrid", size="model") for ex in (before, after)), strict=True)
+    ]  # fmt: skip
+    rows = found.query("seed == 2 and layer == 'layer4' and method == 'hybrid'")
+    assert rows["rise"].to_numpy() == pytest.approx(rise, nan_ok=True)
+    assert rows["rise"].notna().any()
 
 
 def test_a_volume_is_checked_as_a_picture_is():
