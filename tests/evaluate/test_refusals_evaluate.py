@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from camhelpers.datasets.samples import Sample, samples
-from camhelpers.evaluate import faithfulness, localisation, report, run, statistics
+from camhelpers.evaluate import faithfulness, localisation, report, robustness, run, statistics
 
-HEAT, MASK = np.eye(20), np.eye(20, dtype=bool)
+HEAT, MASK, X = np.eye(20), np.eye(20, dtype=bool), torch.zeros(2, 3, 64, 64)
 PIXELS = np.full((64, 64, 3), 0.5, np.float32)
 MASKED, BARE = Sample("a", lambda: (PIXELS, PIXELS[..., 0] > 0), masked=True), Sample("a", lambda: (PIXELS, None))
 
@@ -23,7 +23,7 @@ def evaluate(some=(MASKED,), **options):
 
 
 def curves(heats):
-    return lambda net, folder: faithfulness.curves(net, torch.zeros(2, 3, 64, 64), None, heats)
+    return lambda net, folder: faithfulness.curves(net, X, None, heats)
 
 
 def plain(function, *arguments, **options):
@@ -53,6 +53,9 @@ CASES = [
     (plain(report.family, ["gradcam", "layercam"], [], 1), "at least two pictures, and there is 1"),
     (plain(report.family, ["hybrid"], [0.3, 0.5], 9, [("hybrid", "random")]), "'hybrid' was declared but would not"),
     (curves(np.ones((2, 64, 64))), r"The maps are \(2, 64, 64\); these pictures need \(M, 2, 64, 64\)"),
+    (of_model(robustness.max_sensitivity, X, radius=5), "radius 5; take 1 sample or more, and a radius in 0..1"),
+    (of_model(robustness.infidelity, X, side=32), "side 32; take 2 squares or more, and a side between 0 and 1"),
+    (of_model(robustness.infidelity, X, baseline="grey"), "There is no baseline 'grey'; choose from mean, blur"),
     (plain(localisation.relevance_mass, HEAT, MASK[:10]), "its mask boolean and of the same shape"),
     (plain(localisation.relevance_mass, HEAT, HEAT), "its mask boolean and of the same shape"),
     (plain(localisation.pointing_hit, HEAT - 1, MASK), "finite and not negative"),
