@@ -105,7 +105,7 @@ def main() -> None:
                     seconds[who].append(perf_counter() - start)
             ratio = 6 * statistics.median(t / o for o, t in zip(*seconds, strict=True))
             mine, their = (statistics.median(s) for s in seconds)
-            print(f"{name:16} six maps by ours {mine:5.2f} s, one by Quantus {their:5.2f} s: {ratio:.1f} x ours for six")
+            print(f"{name:16} six of ours {mine:5.2f} s, one of Quantus {their:5.2f} s: {ratio:.1f} x ours for six")
 
 
 if __name__ == "__main__":
