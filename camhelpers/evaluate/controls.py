@@ -89,7 +89,8 @@ def judge(
     rows = []
     target = resolve_target(target, model.card.classes)
     for start in range(0, len(pictures), batch):
-        ex = explain(model, pictures[start : start + batch], layers=layers, target=target)
+        asked = target[start : start + batch] if isinstance(target, list) else target
+        ex = explain(model, pictures[start : start + batch], layers=layers, target=asked)
         here = range(start, start + len(ex.inputs))
         for layer in ex.layers:
             stack = {}

@@ -21,7 +21,7 @@ from ..render import STYLE, save
 from .controls import ALPHA, ORACLE, is_copy, measured, variant
 from .gate import EVIDENCE, VERDICTS, WHERE, checks, gate, named
 from .run import Evaluation
-from .statistics import LOWER_IS_BETTER, MARGIN, compare, summarise
+from .statistics import LOWER_IS_BETTER, MARGIN, compare, summarise, verdict
 
 FAMILY = (("hybrid", "gradcam"), ("hybrid", "layercam"), ("gradcam", "layercam"))
 """The comparisons that are declared before any result; `hybrid` is the hybrid of the thesis, alpha 0.7."""
@@ -90,11 +90,30 @@ def conclusions(compared: pd.DataFrame) -> pd.DataFrame:
     for key, group in compared.groupby(["metric", "layer", "first", "second"], sort=False):
         passed = group[group["gate"].isin(EVIDENCE)]
         verdicts = list(dict.fromkeys(passed["verdict"]))
-        verdict = DEPENDS if len(verdicts) > 1 else verdicts[0] if verdicts else "no evidence"
+        said = DEPENDS if len(verdicts) > 1 else verdicts[0] if verdicts else "no evidence"
         reach = {"least": passed["difference"].min(), "most": passed["difference"].max()}
         rows.append({**dict(zip(["metric", "layer", "first", "second"], key, strict=True)),
-                     "passed": ", ".join(passed["baseline"]), **reach, "verdict": verdict})  # fmt: skip
+                     "passed": ", ".join(passed["baseline"]), **reach, "verdict": said})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def claim(compared: pd.DataFrame, metric: str, first: str, second: str, kind: str = "more") -> dict[str, Any]:
+    """What the comparisons say of a claim, that `first` beats `second` ("more") or does as well ("same"), by `verdict`.
+
+    Over all baselines that pass the gate; the figures are those of the baseline that speaks least for the claim.
+    """
+    pair = (compared["metric"] == metric) & (compared["first"] == first) & (compared["second"] == second)
+    passed = compared[pair & compared["gate"].isin(EVIDENCE)]
+    if passed.empty:
+        return {"verdict": "no evidence"}
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    p = passed["p_t_holm" if kind == "more" else "p_equivalence_holm"]
+    low, high = (passed["low"], passed["high"]) if sign > 0 else (-passed["high"], -passed["low"])
+    verdicts = [verdict(*row, kind, m, q) for *row, m, q in zip(low, high, passed["margin"], p, strict=True)]
+    weakest = passed.loc[low.idxmin() if kind == "more" else p.idxmax()]
+    figures = {name: weakest[name] for name in ("baseline", "n", "difference", "low", "high")}
+    return {"passed": len(passed), "of": int(pair.sum()), **figures, "p": p[weakest.name],
+            "verdict": verdicts[0] if len(set(verdicts)) == 1 else DEPENDS}  # fmt: skip
 
 
 def headlines(found: Evaluation, pairs: Sequence[tuple[str, str]]) -> str:
@@ -187,7 +206,7 @@ def _tables(
         if "interval" in columns:
             group = group.assign(interval=list(zip(group["low"], group["high"], strict=True)))
         of = ", ".join(_cell(name, value) for name, value in zip(split, key, strict=True) if value != "none")
-        caption = f"{_name(stem.name)}: {of}. Measured with {_cell('conditions', _said(known))}."
+        caption = f"{words(stem.name)}: {of}. Measured with {_cell('conditions', _said(known))}."
         label = "_".join(["tab:" + stem.name, *key])
         style = group[list(columns)].style.hide(axis="index")
         style = style.format({name: partial(_cell, name) for name in columns}, na_rep="--")
@@ -208,7 +227,7 @@ def _cell(column: str, value: Any) -> str:
     """A value as LaTeX: titles in place of code names, and numbers in mathematics, so that a minus is one."""
     if isinstance(value, str):
         coded = column in ("metric", "method", "first", "second", "weakest_against")
-        return re.sub(r"([&%$#_{}])", r"\\\1", _name(value) if coded else value)
+        return re.sub(r"([&%$#_{}])", r"\\\1", words(value) if coded else value)
     if column == "interval":
         return "--" if np.isnan(value[0]) else f"$[{value[0]:.4f}, {value[1]:.4f}]$"
     if column.startswith("p_") and value < 0.001:
@@ -217,7 +236,7 @@ def _cell(column: str, value: Any) -> str:
     return (f"${value:g}$" if exact else f"${value:.4f}$").replace("inf", r"\infty")
 
 
-def _name(code: str) -> str:
+def words(code: str) -> str:
     """A metric, or a method with its alpha, as a reader wants it."""
     plain, _, alpha = code.partition("@")
     return f"{TITLES.get(plain) or method_title(plain).replace('_', ' ')} {alpha}".rstrip()
@@ -244,12 +263,12 @@ def _plots(found: Evaluation, folder: Path, margin: float) -> list[Path]:
             for cell, ((metric, baseline), group) in zip(axes.flat, curves, strict=False):
                 _curve(cell, group)
                 shown = "shown" if metric == "insertion" else "taken away"
-                cell.set(title=f"{_name(metric)}, baseline {baseline}", xlabel=f"share of pixels {shown}")
+                cell.set(title=f"{words(metric)}, baseline {baseline}", xlabel=f"share of pixels {shown}")
             for cell, ((metric, baseline), group) in zip(axes.flat[len(curves) :], bars, strict=False):
                 sound = verdicts[metric, baseline, layer]
                 _bars(cell, group, bold=list(sound[sound.isin(EVIDENCE)].index))
                 better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
-                title = _name(metric) if baseline == "none" else f"{_name(metric)}, baseline {baseline}"
+                title = words(metric) if baseline == "none" else f"{words(metric)}, baseline {baseline}"
                 cell.set(title=title, xlabel=f"{better}; pale: no evidence")
             if curves:
                 figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
@@ -271,7 +290,7 @@ def _curve(axes: Any, lines: pd.DataFrame) -> None:
         reach = by_fraction.sem() * t.ppf(0.975, by_fraction.count() - 1)  # none of a single picture
         plain = method.partition("@")[0]
         style = "--" if plain == ORACLE else ":" if plain in controls() else "-"
-        axes.plot(mean.index, mean, color=colour(plain), linestyle=style, label=_name(method))
+        axes.plot(mean.index, mean, color=colour(plain), linestyle=style, label=words(method))
         axes.fill_between(mean.index, mean - reach, mean + reach, color=colour(plain), alpha=0.15, linewidth=0)
     axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="probability")
 
@@ -284,4 +303,4 @@ def _bars(axes: Any, group: pd.DataFrame, bold: Sequence[str]) -> None:
     tones = [(*mpl.colors.to_rgb(colour(m.partition("@")[0])), 0.85 if m in bold else 0.25) for m in found.index]
     axes.barh(places, found["mean"], color=tones, height=0.75)
     axes.errorbar(found["mean"], places, xerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=2)
-    axes.set_yticks(places, [_name(method) for method in found.index], fontsize=10)
+    axes.set_yticks(places, [words(method) for method in found.index], fontsize=10)

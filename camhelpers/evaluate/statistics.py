@@ -212,12 +212,13 @@ def compare(
     return result
 
 
-def verdict(low: float, high: float, claim: str = "more", margin: float = 0.0) -> str:
-    """What an interval says of a claim: "supported", "not supported" or "undecided".
+def verdict(low: float, high: float, claim: str = "more", margin: float = 0.0, p: float = 0.0) -> str:
+    """What an interval, and a p value where there is one, say of a claim: "supported", "not supported" or "undecided".
 
     "more" (the quantity exceeds 0) is supported where the whole interval lies above 0, and not supported where all of
     it lies below the margin, so that the excess is absent or too small to matter. "same" is supported where the
-    interval lies within the margin on both sides, and not supported where it lies outside.
+    interval lies within the margin on both sides, and not supported where it lies outside. Nothing is supported with
+    p of .05 or above.
 
     >>> verdict(0.02, 0.05), verdict(-0.01, 0.03), verdict(0.001, 0.004, margin=0.01)
     ('supported', 'undecided', 'not supported')
@@ -227,4 +228,4 @@ def verdict(low: float, high: float, claim: str = "more", margin: float = 0.0) -
     else:
         failed = high < margin or high <= 0
         held = low > 0 and not failed
-    return "supported" if held else "not supported" if failed else "undecided"
+    return "not supported" if failed else "supported" if held and p < 1 - LEVEL else "undecided"

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from camhelpers.evaluate.report import comparisons, conclusions, family, headlines, summary, write
+from camhelpers.evaluate.report import claim, comparisons, conclusions, family, headlines, summary, write
 from camhelpers.evaluate.run import Evaluation
 
 GOOD = {"oracle": 0.9, "oracle hollow": 0.2, "gradcam": 0.8, "layercam": 0.7, "centre": 0.6, "random": 0.5}
@@ -52,6 +52,27 @@ def test_a_verdict_holds_over_the_baselines_that_pass_or_depends_on_them(table_o
     assert over(mean=0.8, blur=0.65)["verdict"] == "depends on the baseline"
     assert over(mean=0.8, black=0.55)["verdict"] == "better"  # with black, Grad-CAM does not pass the gate
     assert over(mean=0.55, black=0.55)["verdict"] == "no evidence"
+
+
+def test_a_claim_is_judged_over_the_baselines_that_pass(table_of):
+    def said(kind="more", **gradcam):
+        tables = [table_of(**GOOD | {"gradcam": mean}).assign(baseline=name) for name, mean in gradcam.items()]
+        compared = comparisons(pd.concat(tables), [("gradcam", "layercam")])
+        return claim(compared, "insertion", "gradcam", "layercam", kind)
+
+    found = said(mean=0.8, blur=0.75, black=0.55)
+    assert found["verdict"] == "supported" and (found["passed"], found["of"], found["baseline"]) == (2, 3, "blur")
+    assert found["difference"] == pytest.approx(0.05, abs=0.01) and found["p"] < 0.001
+    assert said(mean=0.8, blur=0.65)["verdict"] == "depends on the baseline"
+    assert said(black=0.55)["verdict"] == "no evidence"
+    assert said(mean=0.701)["verdict"] == "not supported"  # too small to matter
+    assert said("same", mean=0.701)["verdict"] == "supported" and said("same", mean=0.8)["verdict"] == "not supported"
+
+
+def test_a_claim_about_deletion_is_turned_around(table_of):
+    means = {name: 1 - value for name, value in GOOD.items()}
+    compared = comparisons(table_of("deletion", **means), [("gradcam", "layercam")])
+    assert claim(compared, "deletion", "gradcam", "layercam")["verdict"] == "supported"
 
 
 def test_bad_news_comes_first_and_what_fails_the_gate_is_no_headline(table_of):

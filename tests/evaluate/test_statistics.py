@@ -224,6 +224,8 @@ def test_rows_do_not_depend_on_their_company(measured):
 )
 def test_verdict(low, high, claim, margin, says):
     assert verdict(low, high, claim, margin) == says
+    doubted = verdict(low, high, claim, margin, p=0.05)
+    assert doubted == ("undecided" if says == "supported" else says)
 
 
 def test_importing_camhelpers_loads_none_of_it():

@@ -1,0 +1,75 @@
+"""Charts of an evaluation: which scores are evidence for which methods, and by how much methods differ."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ..evaluate.gate import EVIDENCE, WHERE
+from ..evaluate.report import words
+from ..evaluate.statistics import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+VERDICTS = {"pass": "#B9DDF1", "no oracle": "#B9DDF1", "undecided": "#EEEEEE", "fail": "#F6C19A"}
+EDGES = {"pass": "passes the gate", "undecided": "undecided: these pictures cannot tell", "fail": "fails"}
+
+
+def score_name(row: pd.Series, also: Sequence[str] = ("baseline",)) -> str:
+    """A score in words, with an arrow to where better lies.
+
+    >>> score_name(pd.Series({"metric": "deletion", "baseline": "mean", "layer": "layer4"}))
+    'Deletion ↓, mean'
+    """
+    arrow = "↓" if row["metric"] in LOWER_IS_BETTER else "↑"
+    return ", ".join([f"{words(row['metric'])} {arrow}", *(row[name] for name in also if row[name] != "none")])
+
+
+def gate_chart(judged: pd.DataFrame, title: str = "", also: Sequence[str] = ("baseline",)) -> "Figure":
+    """The gate as a table: a line for each score, a column for each method.
+
+    A cell holds the method's mean, and below it the check that came out worst with its difference.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    scores, methods = judged.drop_duplicates(WHERE), list(judged["method"].unique())
+    figure, axis = plt.subplots(figsize=(2.6 + 2.3 * len(methods), 1.1 + 0.52 * len(scores)))
+    lines = {tuple(row[WHERE]): i for i, (_, row) in enumerate(scores.iterrows())}
+    for _, row in judged.iterrows():
+        x, y = methods.index(row["method"]), lines[tuple(row[WHERE])]
+        axis.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=VERDICTS[row["gate"]], linewidth=0))
+        axis.text(x, y - 0.16, f"{row['mean']:.3f}", ha="center", va="center", fontsize=11)
+        below = f"{row['difference']:+.3f} against {row['weakest_against']}"
+        axis.text(x, y + 0.22, below, ha="center", va="center", fontsize=8.5, color="#444444")
+    axis.set(xlim=(-0.5, len(methods) - 0.5), ylim=(len(scores) - 0.5, -0.5))
+    axis.set_xticks(range(len(methods)), [words(name) for name in methods])
+    axis.set_yticks(range(len(scores)), [score_name(row, also) for _, row in scores.iterrows()])
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
+    found = [Patch(color=VERDICTS[name], label=text) for name, text in EDGES.items() if name in set(judged["gate"])]
+    figure.legend(handles=found, loc="outside lower center", ncols=3, fontsize=10)
+    figure.suptitle(title, fontsize=13)
+    return figure
+
+
+def forest(rows: pd.DataFrame, labels: Sequence[str], title: str = "", *, margin: float | None = None,
+           xlabel: str = "difference, with its 95 % interval") -> "Figure":  # fmt: skip
+    """Differences with their intervals, one line each; pale where `gate`, if there is one, does not pass."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(9, 1.5 + 0.3 * len(rows)))
+    for y, (_, row) in enumerate(rows.iterrows()):
+        tone = "#0072B2" if row.get("gate", "pass") in EVIDENCE else "#BBBBBB"
+        axis.plot([row["low"], row["high"]], [y, y], color=tone, linewidth=2)
+        axis.plot(row["difference"], y, "o", color=tone)
+    if margin:
+        axis.axvspan(-margin, margin, color="0.93", zorder=0, label=f"within the margin of {margin:g}")
+        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=10)
+    axis.axvline(0, color="0.4", linewidth=0.8)
+    axis.set_yticks(np.arange(len(rows)), labels)
+    axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
+    axis.set_title(title, loc="left")
+    return figure
