@@ -10,7 +10,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
-HELP = re.compile(r"#\s*help\s+(?:\[([^\]]+?)\.\.([^\]]+)\]\s*)?(.*)")
+# Behind `# help` may stand a range, [0..1], (0..1] without 0, [0..] without end, or what a text names, {layer}.
+NAMES = {"model": "a model", "layer": "a layer of the model", "method": "a method",
+         "method:method": "two methods, as in hybrid@0.3:gradcam"}  # fmt: skip
+HELP = re.compile(rf"#\s*help\s+(?:([\[(])([^\]]+?)\.\.([^\]]*)\]\s*|\{{({'|'.join(NAMES)})\}}\s*)?(.*)")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Parameter:
     default: Any
     help: str = ""
     allowed: str = ""  # what may be given, in words
+    names: str = ""  # what a text names, a key of `NAMES`
 
     def parse(self, value: Any) -> Any:
         """Turn what a person typed (or a Python value) into the declared type, or say what is allowed."""
@@ -30,7 +34,7 @@ class Parameter:
         if NoneType in get_args(self.type) and value in ("none", "None"):
             meant = None
         elif isinstance(value, str) and get_origin(self.type) is list:
-            meant = [item.strip() for item in value.split(",") if item.strip()]
+            meant = [item.strip() for item in value.split(",") if item.strip()] or None  # never none
         try:
             return adapter.validate_python(meant)
         except ValueError:
@@ -57,17 +61,19 @@ def parse_cell(source: str) -> dict[str, Parameter]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign) and node.value is not None:
             name, comment = ast.unparse(node.target), HELP.search(lines[node.end_lineno - 1])
-            low, high, text = comment.groups() if comment else (None, None, "")
-            kind, span = _type(name, node.annotation, low, high), f" from {low} to {high}" if low else ""
-            found[name] = Parameter(name, kind, ast.literal_eval(node.value), text.strip(), _words(kind, span))
+            start, low, high, names, text = comment.groups("") if comment else [""] * 5
+            span = f" {'above' if start == '(' else 'from'} {low} {f'to {high}' if high else 'up'}" if low else ""
+            ends = {"gt" if start == "(" else "ge": float(low or 0), "le": float(high) if high else None}
+            kind = _type(name, node.annotation, Field(**ends) if low else None)
+            allowed = _words(kind, span or NAMES.get(names, ""))
+            found[name] = Parameter(name, kind, ast.literal_eval(node.value), text.strip(), allowed, names)
     return found
 
 
-def _type(name: str, annotation: ast.expr, low: str | None, high: str | None) -> Any:
+def _type(name: str, annotation: ast.expr, within: Any) -> Any:
     """The type that an annotation means, its numbers within a range; nothing but types can be named in it."""
     types = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "Literal": Literal}
-    if low:
-        within = Field(ge=float(low), le=float(high))
+    if within:
         types |= {"int": Annotated[int, within], "float": Annotated[float, within]}
     return eval(compile(ast.Expression(annotation), name, "eval"), {"__builtins__": {}}, types)
 
@@ -80,7 +86,7 @@ def _words(kind: Any, span: str) -> str:
         return "list, each " + _words(inside[0], span)
     if NoneType in inside:
         return _words(inside[0], span) + ", or none"
-    return inside[0].__name__ + span if inside else kind.__name__
+    return inside[0].__name__ + span if inside else span or kind.__name__
 
 
 def check(offered: dict[Path, dict[str, Parameter]], given: dict[str, Any]) -> dict[Path, dict[str, Any]]:
@@ -89,5 +95,31 @@ def check(offered: dict[Path, dict[str, Parameter]], given: dict[str, Any]) -> d
     if unknown := [name for name in given if name not in known]:
         names = ", ".join(sorted(known)) or "no parameters at all"
         raise ValueError(f"Unknown parameter {unknown[0]!r}; the selected notebooks take {names}.")
-    return {notebook: {name: parameters[name].parse(value) for name, value in given.items() if name in parameters}
-            for notebook, parameters in offered.items()}  # fmt: skip
+    return {notebook: _take(parameters, given) for notebook, parameters in offered.items()}
+
+
+def _take(parameters: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the `given` values that a notebook takes, parsed and looked up; torch is loaded only for that."""
+    given = {name: parameters[name].parse(value) for name, value in given.items() if name in parameters}
+    kinds = {name: parameter.names for name, parameter in parameters.items() if parameter.names}
+    if not kinds or not given.keys() & {"model", *kinds}:
+        return given
+    from ..cam import layers, methods, models
+
+    every = {name: parameter.default for name, parameter in parameters.items()} | given
+    net = models.load_model(every["model"]) if "model" in every else None
+    for name in kinds:
+        kind, texts = kinds[name], every[name] if isinstance(every[name], list) else [every[name]]
+        try:
+            if kind == "layer":
+                texts = [layers.layer_name(net, text) for text in texts]
+            for pair in texts if "method" in kind else []:
+                if len(set(pair.split(":"))) != len(kind.split(":")):
+                    raise ValueError(f"{pair!r} is not {NAMES[kind]}.")
+                for variant in pair.split(":"):
+                    method, at, alpha = variant.partition("@" if ":" in kind else "\n")
+                    if ("alpha" not in methods.method(method).takes and at) or not 0 <= float(alpha or 0) <= 1:
+                        raise ValueError(f"{method!r} takes no alpha {alpha!r}.")
+        except ValueError as error:
+            raise ValueError(f"Parameter {name!r}: {error}") from None
+    return given

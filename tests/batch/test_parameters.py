@@ -16,6 +16,15 @@ sizes: list[int] = [
 ]  # help [1..99] Which sizes
 fast: bool = True
 rate: float = 1.0
+margin: float = 0.01  # help (0..1] Equivalent within
+alphas: list[float] = [0.0, 0.7]  # help [0..1] Shares
+seed: int = 0  # help [0..] Breaks ties
+limit: float | None = None  # help (0..] (None is none)
+baselines: list[Literal["mean", "blur"]] = ["mean"]  # help What replaces a pixel
+model: str = "scenes"  # help {model} Which network
+stage: str | None = None  # help {layer} Which layer of it
+methods: list[str] = ["gradcam"]  # help {method} Which methods
+family: list[str] = ["hybrid:gradcam"]  # help {method:method} Comparisons
 """
 OFFERED = parse_cell(CELL)
 
@@ -30,6 +39,15 @@ def test_declarations_are_read():
         "sizes": ([7, 14], "list, each int from 1 to 99", "Which sizes"),
         "fast": (True, "bool", ""),
         "rate": (1.0, "float", ""),
+        "margin": (0.01, "float above 0 to 1", "Equivalent within"),
+        "alphas": ([0.0, 0.7], "list, each float from 0 to 1", "Shares"),
+        "seed": (0, "int from 0 up", "Breaks ties"),
+        "limit": (None, "float above 0 up, or none", "(None is none)"),
+        "baselines": (["mean"], "list, each one of mean, blur", "What replaces a pixel"),
+        "model": ("scenes", "a model", "Which network"),
+        "stage": (None, "a layer of the model, or none", "Which layer of it"),
+        "methods": (["gradcam"], "list, each a method", "Which methods"),
+        "family": (["hybrid:gradcam"], "list, each two methods, as in hybrid@0.3:gradcam", "Comparisons"),
     }
 
 
@@ -38,8 +56,10 @@ def test_declarations_are_read():
     [
         ("profile", "full", "full"), ("alpha", "0.25", 0.25), ("alpha", 1, 1.0), ("alpha", "0", 0.0), ("n", "7", 7),
         ("layer", "none", None), ("layer", None, None), ("layer", "layer3", "layer3"),
-        ("layers", "layer2, layer3", ["layer2", "layer3"]), ("layers", "", []),
+        ("layers", "layer2, layer3", ["layer2", "layer3"]),
         ("layers", ["layer1"], ["layer1"]), ("sizes", "1,2", [1, 2]), ("fast", "no", False), ("fast", True, True),
+        ("margin", "1", 1.0), ("alphas", "0,0.5,1", [0.0, 0.5, 1.0]), ("seed", "0", 0), ("limit", "none", None),
+        ("limit", "9e9", 9e9), ("baselines", "blur,mean", ["blur", "mean"]), ("stage", "layer3.conv1", "layer3.conv1"),
     ],
 )  # fmt: skip
 def test_values_become_the_declared_type(name, given, value):
@@ -50,7 +70,9 @@ def test_values_become_the_declared_type(name, given, value):
 @pytest.mark.parametrize(
     ("name", "given"),
     [("profile", "medium"), ("alpha", "much"), ("alpha", "1.5"), ("alpha", "-0.1"), ("alpha", "nan"), ("n", "2.5"),
-     ("n", "0"), ("sizes", "1,two"), ("sizes", "1,100"), ("fast", "perhaps"), ("rate", "inf")],
+     ("n", "0"), ("sizes", "1,two"), ("sizes", "1,100"), ("fast", "perhaps"), ("rate", "inf"), ("margin", "0"),
+     ("margin", "1.1"), ("alphas", "0,2"), ("alphas", "nan"), ("seed", "-1"), ("limit", "0"), ("limit", "inf"),
+     ("baselines", "mean,grey"), ("layers", ""), ("methods", " ")],
 )  # fmt: skip
 def test_a_wrong_value_is_told_what_is_allowed(name, given):
     with pytest.raises(ValueError, match=rf"^Parameter {name!r} takes {OFFERED[name].allowed}; got '.*'\.$"):
@@ -60,6 +82,15 @@ def test_a_wrong_value_is_told_what_is_allowed(name, given):
 def test_a_value_goes_to_the_notebooks_that_take_it():
     both = {"02": OFFERED, "03": parse_cell("alpha: float = 0.5\nbeta: int = 1")}
     assert check(both, {"beta": "4"}) == {"02": {}, "03": {"beta": 4}}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"stage": "layer3.conv1"}, {"stage": "none", "model": "hans"}, {"methods": "gradcam++,smoothgrad"},
+     {"family": "hybrid@0.3:gradcam,layercam:hybrid@.7"}],
+)  # fmt: skip
+def test_what_is_named_is_looked_up(given):
+    assert check({"02": OFFERED}, given)["02"].keys() == given.keys()
 
 
 def test_a_cell_that_cannot_be_read_is_told_and_none_is_no_error(tmp_path, write_notebook):
