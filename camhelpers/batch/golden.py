@@ -18,16 +18,13 @@ KEPT = ("tags", "slideshow", "jupyter")  # cell metadata that an author writes; 
 
 def renew(notebooks: list[Path], timeout: float) -> int:
     """Execute each notebook with its defaults and replace it by the normalised result; 1 if any failed, else 0."""
-    failed = 0
-    with (
-        tempfile.TemporaryDirectory(prefix="cam-") as folder,
-        closing(Runner(Path(folder), timeout).execute((path, {}) for path in notebooks)) as finished,
-    ):
+    failed, runner = 0, Runner(None, timeout)
+    with closing(runner.execute((path, {}) for path in notebooks)) as finished:
         for path, outcome in finished:
             try:
                 if error := outcome["error"]:
                     raise ValueError(f"cell {error['cell']}: {error['message']}")
-                write_text(path, nbformat.writes(normalise(nbformat.read(Path(folder, path.name), 4))) + "\n")
+                write_text(path, nbformat.writes(normalise(nbformat.read(runner.folder / path.name, 4))) + "\n")
             except ValueError as error:
                 failed = 1
                 print(f"{path.stem} is left as it was; {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from ..files import ROOT, atomic, fingerprint, versions, write_text
 from ..progress import Progress
@@ -44,97 +46,117 @@ def run(names: Iterable[str] = ("all",), parameters: dict[str, Any] | None = Non
         notebooks: Path = NOTEBOOKS) -> dict[str, dict[str, Any]]:  # fmt: skip
     """Execute notebooks into `out/notebooks`, skip what is done, and return one record per notebook.
 
-    Everything is checked before anything runs. A relative `out` counts from the project's folder. A failed notebook
-    does not stop the others; its record says in which cell it failed and why.
+    Everything is checked before anything runs. A relative `out` counts from the project's folder; runs that share one
+    take turns with a notebook. A failed notebook does not stop the others; its record says where it failed and why.
     """
-    if jobs < 1 or timeout <= 0:
-        raise ValueError("The number of jobs and the time limit must be positive.")
+    base = (ROOT / out).resolve()
+    folder, register = base / "notebooks", base / "run.json"
+    runner = Runner(folder, timeout, jobs)
     given = dict(parameters or {}) | ({} if profile is None else {"profile": profile})
     if "out" in given:
         raise ValueError("The output folder is not set with a parameter; use --out.")
     paths = find_notebooks(names, notebooks)
     offered = {path: read_parameters(path) for path in paths}
     chosen = check(offered, given)
-    base = (ROOT / out).resolve()
-    folder, register = base / "notebooks", base / "run.json"
+
+    def records(new: dict[str, Any]) -> dict[str, dict[str, Any]]:  # without notebooks that were renamed or removed
+        found = (json.loads(register.read_text(encoding="utf-8"))["notebooks"] if register.exists() else {}) | new
+        return {path.stem: found[path.stem] for path in find_notebooks(folder=notebooks) if path.stem in found}
+
     folder.mkdir(parents=True, exist_ok=True)
-    before = json.loads(register.read_text(encoding="utf-8"))["notebooks"] if register.exists() else {}
-    stems = [path.stem for path in find_notebooks(folder=notebooks)]  # others were renamed or removed
-    records = {stem: before[stem] for stem in stems if stem in before}
     code = [*(ROOT / "camhelpers").rglob("*.py"), *(ROOT / "data" / "models").glob("*.*")]
     package = fingerprint({path.relative_to(ROOT).as_posix(): path for path in code}, versions())
     todo, about, results = [], {}, {}
+    whole, turns = FileLock(base / ".run.lock"), {path: FileLock(base / f".{path.stem}.lock") for path in paths}
     for path in paths:
         defaults = {name: parameter.default for name, parameter in offered[path].items()}
         every = defaults | chosen[path]
         if "out" in defaults:
             every["out"] = base.relative_to(ROOT).as_posix() if base.is_relative_to(ROOT) else str(base)
         about[path] = {"parameters": every, "fingerprint": fingerprint(package, dependencies(path, every))}
-        last = records.get(path.stem, {})
+        with suppress(Timeout):
+            turns[path].acquire(blocking=False)
+        if not turns[path].is_locked:
+            print(f"{path.stem}: waits for another run of it", file=sys.stderr)
+            turns[path].acquire()
+        last = records({}).get(path.stem, {})
         same = last.get("status") == "ok" and last["fingerprint"] == about[path]["fingerprint"]
         if same and not force and all((folder / f"{path.stem}.{kind}").exists() for kind in ("ipynb", "html")):
             print(f"{path.stem}: already done", file=sys.stderr)
             results[path.stem] = last | {"status": "skipped"}
+            turns[path].release()
         else:
             todo.append((path, {name: value for name, value in every.items() if value != defaults[name]}))
     try:
-        with closing(Runner(folder, timeout, jobs).execute(todo)) as finished:
+        with closing(runner.execute(todo)) as finished:
             for path, outcome in finished:
                 date = datetime.now(UTC).isoformat(timespec="seconds")
-                results[path.stem] = about[path] | outcome | {"date": date, "versions": versions()}
-                records = dict(sorted((records | {path.stem: results[path.stem]}).items()))
-                write_text(register, json.dumps({"notebooks": records}, indent=2) + "\n")
+                results[path.stem] = done = about[path] | outcome | {"date": date, "versions": versions()}
+                with whole:
+                    write_text(register, json.dumps({"notebooks": records({path.stem: done})}, indent=2) + "\n")
+                turns[path].release()
     finally:
-        write_overview(base, records)
+        with whole:
+            write_overview(base, records({}))
     return {path.stem: results[path.stem] for path in paths}
 
 
 class Runner:
-    """Executes notebooks into `folder`; what a failed one left goes to `*.failed.*` beside the last good one."""
+    """Executes notebooks into `folder`, by default one that lasts as long as `execute`; failed ones to `*.failed.*`."""
 
-    def __init__(self, folder: Path, timeout: float, jobs: int = 1):
-        self.folder, self.timeout, self.jobs = folder, timeout, jobs
-        self.running: set[multiprocessing.process.BaseProcess] = set()
-        self.stopped = False
+    def __init__(self, folder: Path | None, timeout: float, jobs: int = 1):
+        if jobs < 1 or not 0 < timeout < float("inf"):  # nor nan
+            raise ValueError("The number of jobs and the time limit must be positive. The limit is a finite number.")
+        self.folder, self.timeout, self.jobs, self.stopped = folder, timeout, jobs, False
 
     def execute(self, todo: Iterable[tuple[Path, dict[str, Any]]]) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Yield each notebook with what came of it, as soon as it ends; closing the iterator kills what is running."""
         pool = ThreadPoolExecutor(self.jobs)
-        try:
-            paths = {pool.submit(self._one, path, parameters): path for path, parameters in todo}
-            for future in as_completed(paths):
-                yield paths[future], future.result()
-        finally:
-            self.stopped = True
-            for process in list(self.running):
-                kill_tree(process)
-            pool.shutdown(cancel_futures=True)
+        with tempfile.TemporaryDirectory(prefix="cam-", ignore_cleanup_errors=True) as root:
+            self.root, self.folder = Path(root), self.folder or Path(root)
+            try:
+                paths = {pool.submit(self._one, path, parameters): path for path, parameters in todo}
+                for future in as_completed(paths):
+                    yield paths[future], future.result()
+            finally:
+                self.stopped = True
+                pool.shutdown(cancel_futures=True)
 
     def _one(self, path: Path, parameters: dict[str, Any]) -> dict[str, Any]:
         """Execute a notebook, once more if its kernel did not start, and put notebook, page and log in place."""
-        begin = time.monotonic()
-        for attempt in (1, 2):
-            with tempfile.TemporaryDirectory(prefix="cam-", ignore_cleanup_errors=True) as place:
-                status, error = self._attempt(path, parameters, Path(place))
-                if attempt == 1 and status == "failed" and not error["cell"]:
-                    continue
-                output = None if self.stopped else self._deliver(path, Path(place), status)
-                seconds = round(time.monotonic() - begin, 1)
-                return {"status": status, "error": error, "seconds": seconds, "output": output}
+        begin, output = time.monotonic(), None
+        try:
+            status, error, output = self._attempt(path, parameters) or self._attempt(path, parameters, last=True)
+        except Exception as why:  # a full disk, for instance: this notebook's failure, which stops no other
+            status, error = "failed", {"cell": 0, "message": f"{type(why).__name__}: {why}"}
+        return {"status": status, "error": error, "seconds": round(time.monotonic() - begin, 1), "output": output}
 
-    def _attempt(self, path: Path, parameters: dict[str, Any], place: Path) -> tuple[str, dict[str, Any] | None]:
-        cell, cells = 0, len(json.loads(path.read_text(encoding="utf-8"))["cells"])
-        (place / "log").touch()  # there even if the child is stopped before it begins
-        pipe, theirs = PROCESSES.Pipe(duplex=False)
-        threads = (os.cpu_count() or 1) // self.jobs
-        child = PROCESSES.Process(target=_child, args=(theirs, path.resolve(), parameters, place, threads), daemon=True)
-        child.start()
-        theirs.close()
-        self.running.add(child)
-        end = time.monotonic() + self.timeout
+    def _attempt(self, path: Path, given: dict[str, Any], last: bool = False) -> tuple[str, Any, Any] | None:
+        with tempfile.TemporaryDirectory(dir=self.root, ignore_cleanup_errors=True) as name:
+            place, (pipe, end) = Path(name), PROCESSES.Pipe(duplex=False)
+            (place / "log").touch()  # there even if the child is stopped before it begins
+            child = PROCESSES.Process(target=_child, args=(end, path.resolve(), given, place, self.jobs), daemon=True)
+            child.start()
+            end.close()
+            try:
+                status, error = self._follow(path, pipe)
+                if status == "timeout":
+                    child.kill()  # it may be writing what is going to be delivered
+                again = status == "failed" and not error["cell"] and not last
+                return None if again else self._deliver(path, place, status, error)
+            finally:
+                kill_started(child.pid, place)
+                child.kill()
+                child.join()
+
+    def _follow(self, path: Path, pipe: Connection) -> tuple[str, dict[str, Any] | None]:
+        cell, end = 0, time.monotonic() + self.timeout
+        cells = len(json.loads(path.read_text(encoding="utf-8"))["cells"])
         try:
             with Progress(cells, path.stem, "cell") as counter:
-                while not self.stopped and pipe.poll(max(0, end - time.monotonic())):
+                while not self.stopped and time.monotonic() < end:
+                    if not pipe.poll(0.2):
+                        continue
                     heard = pipe.recv()
                     if isinstance(heard, tuple):
                         counter.step(cells - counter.done if heard[0] == "ok" else 0)
@@ -145,35 +167,41 @@ class Runner:
         except EOFError:
             why = "died" if cell else "did not start"
             return "failed", {"cell": cell, "message": f"the kernel {why} (see {path.stem}.log)"}
-        finally:
-            kill_tree(child)
-            self.running.discard(child)
 
-    def _deliver(self, path: Path, place: Path, status: str) -> str | None:
+    def _deliver(self, path: Path, place: Path, status: str, error: Any) -> tuple[str, Any, Any]:
+        made, page = place / path.name, ""
+        if made.exists() and not self.stopped:
+            try:
+                page = notebook_page(made, path.parent)
+            except Exception as why:  # nbconvert raises many kinds
+                page = f"no page can be made of it: {why}"
+                status, error = "failed", error or {"cell": 0, "message": page}
         if status == "ok":
             for leftover in ("failed.ipynb", "failed.html", "log"):
                 (self.folder / f"{path.stem}.{leftover}").unlink(missing_ok=True)
-        else:
+        elif not self.stopped:
             shutil.copyfile(place / "log", self.folder / f"{path.stem}.log")
-        if not (place / path.name).exists():
-            return None
+        if not page:
+            return status, error, None
         name = path.stem if status == "ok" else f"{path.stem}.failed"
-        write_text(self.folder / f"{name}.html", notebook_page(place / path.name, path.parent))
+        write_text(self.folder / f"{name}.html", page)
         with atomic(self.folder / f"{name}.ipynb") as temporary:
-            shutil.copyfile(place / path.name, temporary)
-        return f"notebooks/{name}.ipynb"
+            shutil.copyfile(made, temporary)
+        return status, error, f"notebooks/{name}.ipynb"
 
 
-def _child(pipe: Connection, source: Path, parameters: dict[str, Any], place: Path, threads: int) -> None:
+def _child(pipe: Connection, source: Path, parameters: dict[str, Any], place: Path, jobs: int) -> None:
     """In a process of its own: execute `source` into `place`; send each cell's number as it begins, then the status."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the runner alone, which then stops its children
+    threading.Thread(target=_guard, args=(place,), daemon=True).start()
     with open(place / "log", "wb") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
+    os.environ["CAMHELPERS_PLACE"] = str(place)  # by which all that the notebook starts can be found
     # The kernel imports the package that runs it, and parallel kernels share the cores among them.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -193,6 +221,15 @@ def _child(pipe: Connection, source: Path, parameters: dict[str, Any], place: Pa
     except PapermillExecutionError as error:
         message = f"{error.ename}: {error.evalue}".strip(": ")
         pipe.send(("failed", {"cell": number, "message": message, "source": error.source}))
+    threading.Event().wait()  # on guard until the runner has delivered what was made, and kills this process
+
+
+def _guard(place: Path) -> None:
+    """In place of a killed runner: end what it started, and remove its temporary folder."""
+    multiprocessing.parent_process().join()
+    kill_started(os.getpid(), place)
+    shutil.rmtree(place.parent, ignore_errors=True)
+    os._exit(1)
 
 
 def _kernel_class(place: Path) -> type:
@@ -211,13 +248,17 @@ def _kernel_class(place: Path) -> type:
     return Kernel
 
 
-def kill_tree(process: multiprocessing.process.BaseProcess) -> None:
-    """Kill a process and all that it started; a Jupyter kernel has a process group of its own."""
-    with suppress(psutil.NoSuchProcess):  # until it is joined below, its number cannot be another's
-        for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
+def kill_started(worker: int, place: Path) -> None:
+    """Kill all that a worker started, but not the worker; what has detached itself still names its place."""
+    victims = []
+    with suppress(psutil.NoSuchProcess):
+        victims = psutil.Process(worker).children(recursive=True)
+    for _ in range(3):  # what was just starting is seen the next time
+        for victim in victims:
             with suppress(psutil.NoSuchProcess):
                 victim.kill()
-    process.join()
+        running = [p for p in psutil.process_iter(["environ"]) if p.pid != worker]
+        victims = [p for p in running if (p.info["environ"] or {}).get("CAMHELPERS_PLACE") == str(place)]
 
 
 def dependencies(notebook: Path, parameters: dict[str, Any]) -> list:

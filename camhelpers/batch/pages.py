@@ -5,6 +5,7 @@ import datetime
 import html
 import io
 import re
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,9 +119,10 @@ def write_overview(base: Path, records: dict[str, dict[str, Any]]) -> Path:
     for stem, record in records.items():
         chapter = {"stem": stem, "title": stem, **record}
         if (output := record.get("output")) and (base / output).exists():
-            node = nbformat.read(base / output, as_version=4)
-            chapter |= {"title": title(node) or stem, "lead": lead(node), "figures": key_figures(node)}
             chapter["link"] = output.removesuffix(".ipynb") + ".html"
+            with suppress(OSError, ValueError):  # a figure that is no picture costs its card, not the overview
+                node = nbformat.read(base / output, as_version=4)
+                chapter |= {"title": title(node) or stem, "lead": lead(node), "figures": key_figures(node)}
         chapters.append(chapter)
     templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     done = sum(record["status"] == "ok" for record in records.values())

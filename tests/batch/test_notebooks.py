@@ -1,8 +1,10 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import nbformat
@@ -162,6 +164,73 @@ def test_a_kernel_that_does_not_start_is_tried_once_more(tmp_path, write_noteboo
     assert record["status"] == status and (tmp_path / "tries").read_text() == "xx"
     if status == "failed":
         assert record["error"] == {"cell": 0, "message": "the kernel did not start (see 01_a.log)"}
+
+
+ORPHAN = """import os, pathlib, subprocess, time
+call = ["sh", "-c", "sleep 300 >&- & echo $!"]  # what a cell starts in a session of its own, and then leaves alone
+orphan = subprocess.Popen(call, start_new_session=True, stdout=subprocess.PIPE, text=True).communicate()[0].strip()
+pathlib.Path({folder!r}, "part").write_text(f"{{orphan}} {{os.getpid()}} {{os.getppid()}}")
+pathlib.Path({folder!r}, "part").rename(pathlib.Path({folder!r}, str(os.getpid())))
+"""
+
+
+def started(folder, count=1):
+    """The processes of so many notebooks: orphan, kernel, worker."""
+    for _ in range(600):
+        if len(files := [path for path in folder.iterdir() if path.name.isdecimal()]) == count:
+            return [int(pid) for path in files for pid in path.read_text().split()]
+        time.sleep(0.1)
+    raise AssertionError("the notebooks did not start")
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_process_and_no_folder(tmp_path, write_notebook):
+    folder = write_notebook(tmp_path / "nb/01_a.ipynb", ORPHAN.format(folder=str(tmp_path)), "time.sleep(300)").parent
+    place = tmp_path / "tmp"
+    place.mkdir()
+    options = {"env": os.environ | {"TMPDIR": str(place)}, "stderr": subprocess.DEVNULL}
+    call = [sys.executable, "-m", "camhelpers", "golden", "--folder", str(folder)]
+    both = command(tmp_path, **options), subprocess.Popen(call, cwd=suite.ROOT, **options)
+    pids = started(tmp_path, 2)
+    assert len(pids) == 6 and all(map(psutil.pid_exists, pids)) and len(list(place.glob("cam-*"))) == 2
+    for process in both:
+        process.kill()
+        process.communicate()
+    assert all(map(gone, pids))
+    assert not list(place.glob("cam-*"))
+
+
+@pytest.mark.slow
+def test_runs_share_a_folder_and_what_cannot_be_delivered_stops_nothing(tmp_path, write_notebook, capfd):
+    wait = f"while not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.05)"
+    write_notebook(tmp_path / "nb/01_long.ipynb", ORPHAN.format(folder=str(tmp_path)), wait)
+    write_notebook(tmp_path / "nb/02_picture.ipynb", "# A\n\n![a](attachment:gone.png)", "1 + 1")
+    write_notebook(tmp_path / "nb/03_blocked.ipynb", "1 + 1")
+    (tmp_path / "out/notebooks/03_blocked.html").mkdir(parents=True)
+    first = command(tmp_path, "01")
+    place = {"notebooks": tmp_path / "nb", "out": tmp_path / "out"}
+    found = suite.run(["02", "03"], jobs=2, **place)
+    assert {record["status"] for record in found.values()} == {"failed"}
+    page = {"cell": 0, "message": "no page can be made of it: missing attachment: gone.png"}
+    assert found["02_picture"]["error"] == page
+    assert (tmp_path / "out" / found["02_picture"]["output"]).name == "02_picture.failed.ipynb"
+    assert found["03_blocked"]["error"]["message"].startswith("IsADirectoryError: ")
+    assert "missing attachment: gone.png" in (tmp_path / "out/index.html").read_text()
+
+    orphan, *_ = started(tmp_path)
+    capfd.readouterr()
+    with ThreadPoolExecutor() as pool:
+        second = pool.submit(suite.run, ["01"], **place)
+        while not (told := capfd.readouterr().err):
+            time.sleep(0.05)
+        (tmp_path / "go").touch()
+        assert told == "01_long: waits for another run of it\n"
+        assert "01_long  ok" in first.communicate(timeout=100)[0] and not first.returncode
+        assert second.result()["01_long"]["status"] == "skipped"
+    assert capfd.readouterr().err == "01_long: already done\n"
+    status = {"01_long": "ok", "02_picture": "failed", "03_blocked": "failed"}
+    assert {stem: record["status"] for stem, record in records(tmp_path).items()} == status
+    assert gone(orphan)
 
 
 @pytest.mark.slow

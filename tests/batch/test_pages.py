@@ -65,3 +65,11 @@ def test_the_overview_is_one_file(chapter, tmp_path):
     assert 'href="notebooks/02_b.html"' in page and "Where does it look?" in page and "1 of 2 notebooks" in page
     assert page.count("data:image/webp") == 1 and "<dt>&lt;b&gt;</dt><dd>&amp;</dd>" in page
     assert "cell 3: &lt;ValueError&gt;" in page and ">03_c<" in page
+
+
+def test_a_key_figure_that_is_no_picture_costs_the_overview_nothing_else(chapter, tmp_path):
+    chapter.cells[4].outputs[0].data["image/png"] = "no picture"
+    nbformat.write(chapter, tmp_path / "notebooks/02_b.ipynb")
+    record = {"status": "ok", "seconds": 1.0, "parameters": {}, "error": None, "output": "notebooks/02_b.ipynb"}
+    page = pages.write_overview(tmp_path, {"02_b": record, "03_c": record | {"output": None}}).read_text()
+    assert 'href="notebooks/02_b.html"' in page and ">03_c<" in page and "2 of 2 notebooks" in page
