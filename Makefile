@@ -30,6 +30,7 @@ lab: .venv/ready ## open JupyterLab on the notebooks
 bench: .venv/ready-bench ## time the engine, the evaluation and the volumes beside their peers
 	$(PY) -m benchmarks.explain $(ARGS)
 	$(PY) -m benchmarks.evaluate $(ARGS)
+	$(PY) -m benchmarks.robustness $(ARGS)
 	$(PY) -m benchmarks.volumes $(ARGS)
 
 golden: .venv/ready ## re-execute the committed notebooks in place and normalise them (ARGS="03 05" for some)

@@ -67,7 +67,7 @@ def forest(rows: pd.DataFrame, labels: Sequence[str], title: str = "", *, margin
         axis.plot(row["difference"], y, "o", color=tone)
     if margin:
         axis.axvspan(-margin, margin, color="0.93", zorder=0, label=f"within the margin of {margin:g}")
-        axis.legend(loc="lower right", bbox_to_anchor=(1, 1), fontsize=10)
+        figure.legend(loc="outside lower center", fontsize=10)
     axis.axvline(0, color="0.4", linewidth=0.8)
     axis.set_yticks(np.arange(len(rows)), labels)
     axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
