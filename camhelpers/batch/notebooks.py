@@ -241,6 +241,7 @@ def _kernel_class(place: Path) -> type:
         def __init__(self, **kwargs: Any) -> None:
             # Without kernel folders, a "python3" registered for another interpreter cannot take the place of this one.
             super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **kwargs)
+            self.connection_file = str(place / "kernel.json")
             # Kernels that start together race for TCP ports. A socket's path may have about 100 characters.
             if sys.platform == "linux" and len(str(place)) < 80:
                 self.transport, self.ip = "ipc", str(place / "kernel")
