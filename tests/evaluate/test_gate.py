@@ -28,6 +28,7 @@ BLIND = {name: value for name, value in GOOD.items() if not name.startswith("ora
         ("pass", "oracle", GOOD | {"gradcam": 0.9}, {"noise": 0}),  # a perfect method differs from the oracle by 0
         ("pass", "oracle", GOOD | {"gradcam": 0.905}, {"noise": 0}),  # equivalent
         ("fail", "oracle", GOOD | {"oracle": 0.75}, {}),  # as with black: the silhouette tells
+        ("fail", "oracle", GOOD | {"oracle": 0.792}, {}),  # worse for sure, if perhaps by less than the margin
         ("fail", "random", GOOD | {"random": 0.82}, {}),
         ("fail", "centre", GOOD | {"centre": 0.82}, {}),
         ("fail", "mirrored", GOOD | {"gradcam mirrored": 0.82}, {}),
