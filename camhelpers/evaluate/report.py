@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import matplotlib as mpl
@@ -13,7 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from scipy.stats import t
+from torch import nn
 
+from ..cam.explain import explain
 from ..cam.methods import colour, controls
 from ..cam.methods import title as method_title
 from ..files import atomic, results_dir, versions, write_text
@@ -21,7 +24,7 @@ from ..render import STYLE, save
 from .controls import ALPHA, ORACLE, is_copy, measured, variant
 from .gate import EVIDENCE, VERDICTS, WHERE, checks, gate, named
 from .run import Evaluation
-from .statistics import LOWER_IS_BETTER, MARGIN, compare, summarise, verdict
+from .statistics import LOWER_IS_BETTER, MARGIN, compare, interval, summarise, verdict
 
 FAMILY = (("hybrid", "gradcam"), ("hybrid", "layercam"), ("gradcam", "layercam"))
 """The comparisons that are declared before any result; `hybrid` is the hybrid of the thesis, alpha 0.7."""
@@ -114,6 +117,24 @@ def claim(compared: pd.DataFrame, metric: str, first: str, second: str, kind: st
     figures = {name: weakest[name] for name in ("baseline", "n", "difference", "low", "high")}
     return {"passed": len(passed), "of": int(pair.sum()), **figures, "p": p[weakest.name],
             "verdict": verdicts[0] if len(set(verdicts)) == 1 else DEPENDS}  # fmt: skip
+
+
+def extra_cost(
+    model: nn.Module, pictures: Sequence[Any], layer: str, *, method: str = "hybrid", than: str = "gradcam",
+    rounds: int = 40, margin: float = 0.15,
+) -> dict[str, Any]:  # fmt: skip
+    """What a method costs more than another, as a share of its processor time, both in turn, and whether it matters."""
+    shares = []
+    for _ in range(rounds):
+        took = {}
+        for name in (method, than):
+            start = process_time()
+            explain(model, pictures, layers=layer).heatmap(name)
+            took[name] = process_time() - start
+        shares.append(took[method] / took[than] - 1)
+    low, high, _ = interval(shares)
+    return {"n": rounds, "difference": float(np.mean(shares)), "low": low, "high": high,
+            "verdict": verdict(low, high, "same", margin)}  # fmt: skip
 
 
 def headlines(found: Evaluation, pairs: Sequence[tuple[str, str]]) -> str:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from ..cam.capture import resolve_target
 from ..cam.explain import Explanation, explain, predict
-from ..datasets.scenes import Scenes
+from ..datasets.scenes import Scene, Scenes
 from .controls import judge
-from .localisation import rank_correlation, relevance_mass
+from .faithfulness import part_importance
+from .localisation import part_correlation, rank_correlation, relevance_mass
 
 BATCH = 32
 METHODS = ("gradcam", "layercam", "hybrid")
@@ -175,6 +176,28 @@ def tag_mass(
     return judge(
         model, [scene.picture for scene in drawn], "tag_mass", lambda heat, i: relevance_mass(heat, masks[i]),
         methods=names, layers=layers, target=tag_class, oracle=lambda i: masks[i].astype(np.float32),
+    )  # fmt: skip
+
+
+# Causes ---------------------------------------------------------------------------------------------------------------
+
+
+def causes(
+    model: nn.Module, drawn: Sequence[Scene], names: Sequence[str] = METHODS, *,
+    layers: str | Sequence[str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Whether parts of drawn scenes are hot because the score depends on them: `part_correlation` for each map.
+
+    With everything that a method must beat, so that `gate` can judge it; the oracle paints each part with its drop.
+    """
+    drops = [part_importance(model, scene) for scene in drawn]
+
+    def painted(i: int) -> np.ndarray:
+        return sum(max(drop, 0) * drawn[i].parts[part] for part, drop in drops[i].items()).astype(np.float32)
+
+    return judge(
+        model, [scene.picture for scene in drawn], "part_correlation",
+        lambda heat, i: part_correlation(drops[i], heat, drawn[i].parts), methods=names, layers=layers, oracle=painted,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Charts of an evaluation: which scores are evidence for which methods, and by how much methods differ."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..evaluate.gate import EVIDENCE, WHERE
 from ..evaluate.report import words
-from ..evaluate.statistics import LOWER_IS_BETTER
+from ..evaluate.statistics import LOWER_IS_BETTER, interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,4 +72,22 @@ def forest(rows: pd.DataFrame, labels: Sequence[str], title: str = "", *, margin
     axis.set_yticks(np.arange(len(rows)), labels)
     axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
     axis.set_title(title, loc="left")
+    return figure
+
+
+def line_chart(tables: Mapping[str, pd.DataFrame], colours: Sequence[str], title: str = "", *, xlabel: str = "",
+               ylabel: str = "", ticks: Sequence[str] = ()) -> "Figure":  # fmt: skip
+    """A line of means with its band of 95 % for each table: a row for each picture, a column for each place on x."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8.5, 3.4))
+    for (label, table), colour in zip(tables.items(), colours, strict=True):
+        low, high = np.transpose([interval(table[x].dropna())[:2] for x in table])
+        axis.plot(table.columns, table.mean(), "o-", color=colour, label=label)
+        axis.fill_between(table.columns, low, high, color=colour, alpha=0.15, linewidth=0)
+    if ticks:
+        axis.set_xticks(table.columns, ticks)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.set_title(title, loc="left")
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=11)
     return figure

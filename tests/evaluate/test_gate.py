@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from camhelpers import explain
 from camhelpers.cam.methods import METHODS, centre, gradcam, register
 from camhelpers.cam.models import load_model
 from camhelpers.datasets.samples import samples
@@ -56,6 +57,13 @@ def test_a_check_says_by_how_much(table_of):
     assert (found["low"] < found["difference"]).all() and (found["difference"] < found["high"]).all()
     lower = checks(table_of("deletion", **{who: 1 - value for who, value in GOOD.items()})).set_index("against")
     assert lower["difference"].to_dict() == pytest.approx(expected, abs=0.01)
+
+
+def test_the_weakest_is_what_failed_before_what_is_in_doubt(table_of):
+    table = table_of(noise=0, **GOOD | {"random": 0.82})
+    far = table["picture"].isin(["p0", "p1"]) & (table["method"] == "centre")
+    found = gate(table.assign(value=table["value"] + 9.0 * far))  # a mean that nobody can tell, and might be far worse
+    assert found["gate"].item() == "fail" and found["weakest_against"].item() == "random"
 
 
 def test_each_alpha_is_held_against_its_own_copies(table_of):
@@ -126,8 +134,6 @@ def test_a_metric_that_takes_cold_pixels_first_fails(nonsense, monkeypatch):
 
 
 def test_the_other_class_is_the_least_likely_that_is_not_explained(tiny_net):
-    from camhelpers import explain
-
     net, x = tiny_net(), torch.rand(3, 3, 32, 32)
     for target in (None, 0, 1):
         ex = explain(net, x, target=target)
@@ -148,6 +154,10 @@ def test_any_score_is_judged_with_all_that_a_method_must_beat(tiny_net):
     names = ["hybrid", "hybrid mirrored", "hybrid other class", "random", "centre", "oracle", "oracle hollow"]
     assert found.groupby("picture")["method"].agg(list).tolist() == [names] * 5
     assert found[found["method"] == "oracle"]["value"].eq(1).all() and gate(found)["method"].tolist() == ["hybrid@0.7"]
+    asked = [0, 1, 2, 0, 1]
+    each = judge(net, pictures, "mass", lambda heat, i: heat.sum(), methods=["gradcam"], target=asked, batch=2)
+    sums = [explain(net, p, target=c).heatmap().sum() for p, c in zip(pictures, asked, strict=True)]
+    assert each[each["method"] == "gradcam"]["value"].to_numpy() == pytest.approx(sums, rel=1e-3)
     whole = judge(net, pictures, "mass", lambda heat, i: relevance_mass(heat, mask), methods=["hybrid"])
     ours = found[found["method"] == "random"]["value"]
     assert ours.to_numpy() == pytest.approx(whole[whole["method"] == "random"]["value"].to_numpy())
