@@ -194,6 +194,12 @@ def test_finished_batches_are_measured_once(net, tiny_net, shown, tmp_path, monk
     assert not calls and set(more.table["metric"]) == {"lift", "deletion"}  # another metric costs itself alone
     assert evaluate(net, shown[:2], **options | {"metrics": ["lift"]}).about["n"] == 2
     assert kept.items() <= {path: path.read_bytes() for path in tmp_path.glob("parts/*")}.items()  # nothing is lost
+    for cut in (0.2, 0.9):  # another threshold is another score
+        cuts = dict.fromkeys(calibrate(net, shown, methods=["gradcam"]), cut)
+        found = evaluate(net, shown[:2], **options | {"metrics": ["iou"], "thresholds": cuts}).table
+        heat = explain(net, net.card.prepare(shown[0].pixels)[None]).heatmap()[0]
+        expected = metrics.iou(heat, shown[0].mask, cut)
+        assert values(found, method="gradcam")["p0"] == pytest.approx(expected, abs=1e-4)
     calls.clear()
     evaluate(tiny_net(), shown[:2], **options)  # other weights
     assert calls
