@@ -1,30 +1,264 @@
-"""Where the cells of a map lie on the input: every resize of heat goes through here."""
+"""Where the cells of a map lie on the input; every resize of heat goes through here.
 
-from collections.abc import Sequence
+The geometric centre of cell `i`, `start + jump * i`, follows from strides and paddings, and is traced through the
+operations that really run. The effective centre is where the weights let a cell look, and is measured.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .capture import eval_mode
+from .gradients import SMALL, frozen
+
+Place = Literal["grid", "geometric", "effective"]
+Line = tuple[float, float]
+"""Where the first cell's centre lies along an axis, and how far it is from cell to cell."""
 
 
-def upsample(heat: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize maps `(N, *spatial)` linearly along every axis, as OpenCV's `resize` does (`align_corners=False`)."""
-    if tuple(heat.shape[1:]) == tuple(size):
+def upsample(heat: Tensor, size: Sequence[int], centres: Sequence[Line] | None = None) -> Tensor:
+    """Resize maps `(N, *spatial)` linearly along every axis, as OpenCV's `resize` does (`align_corners=False`).
+
+    `centres`: the line of cells among the new pixels on each axis, where it is not the plain grid's; the outermost
+    cells' values are held beyond them.
+
+    >>> upsample(torch.tensor([[0.0, 1.0]]), [4], [(0, 2)])
+    tensor([[0.0000, 0.5000, 1.0000, 1.0000]])
+    """
+    if centres is None and tuple(heat.shape[1:]) == tuple(size):
         return heat
-    if len(size) < 3:
+    if centres is None and len(size) < 3:
         mode = "bilinear" if len(size) == 2 else "linear"
         return F.interpolate(heat[:, None], tuple(size), mode=mode, align_corners=False)[:, 0]
-    z, y, x = (_weights(before, after).to(heat) for before, after in zip(heat.shape[1:], size, strict=True))
-    slices = (y @ (heat @ x.T)).flatten(2)  # one axis after another: much faster than trilinear interpolation
-    out = heat.new_empty(0)
+    lines = centres or [None] * len(size)
+    *others, x = (_weights(*axis).to(heat) for axis in zip(heat.shape[1:], size, lines, strict=True))
+    heat = heat @ x.T  # one axis after another: much faster than trilinear interpolation
+    heat = others[-1] @ heat if others else heat
+    if len(others) < 2:
+        return heat
+    slices, out = heat.flatten(2), heat.new_empty(0)
     if heat.device.type == "cpu":  # NumPy asks for large pages of memory, and fresh small ones take half of the time
         out = torch.from_numpy(np.empty((len(heat), size[0], slices.shape[2]), heat[:0].numpy().dtype))
-    return torch.matmul(z, slices, out=out).unflatten(2, size[1:])
+    return torch.matmul(others[0], slices, out=out).unflatten(2, size[1:])
 
 
 @lru_cache(maxsize=32)
-def _weights(before: int, after: int) -> Tensor:
+def _weights(before: int, after: int, line: Line | None) -> Tensor:
     """The weights `(after, before)` of linear interpolation between cell centres, held at the ends."""
-    return F.interpolate(torch.eye(before)[None], after, mode="linear", align_corners=False)[0].T.contiguous()
+    if line is None:
+        return F.interpolate(torch.eye(before)[None], after, mode="linear", align_corners=False)[0].T.contiguous()
+    cell = (torch.arange(after, dtype=torch.float64)[:, None] - line[0]) / line[1]
+    return (1 - (cell.clamp(0, before - 1) - torch.arange(before)).abs()).clamp_min(0).float()
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the cells of a layer lie, in pixels of the model's input on each axis; the first pixel's centre is 0.
+
+    `start` and `jump` are geometric: an average, where a network's branches do not `agree`, and the plain grid's, where
+    `unknown` names an operation that tracing does not know. `effective` is how far the measured centres lie from the
+    plain grid, None until they are measured.
+    """
+
+    size: tuple[int, ...]
+    cells: tuple[int, ...]
+    start: tuple[float, ...]
+    jump: tuple[float, ...]
+    agree: bool
+    unknown: str
+    effective: tuple[float, ...] | None = None
+
+    @property
+    def grid(self) -> list[Line]:
+        """Start and jump of the plain grid, which cuts the input into as many equal parts as there are cells."""
+        return [((n / cells - 1) / 2, n / cells) for n, cells in zip(self.size, self.cells, strict=True)]
+
+    def centres(self, place: Place, size: Sequence[int], mirrored: Sequence[int] = ()) -> list[Line] | None:
+        """The lines of cells for `upsample` to `size`; None for the plain grid.
+
+        So is an axis along which mirror images were averaged: what moves one of the two moves the other back.
+        """
+        if place == "grid":
+            return None
+        lines = list(zip(self.start, self.jump, strict=True))
+        if place == "effective":
+            lines = [(start + off, jump) for (start, jump), off in zip(self.grid, self.effective, strict=True)]
+        lines = [plain if axis in mirrored else lines[axis] for axis, plain in enumerate(self.grid)]
+        scales = [after / before for after, before in zip(size, self.size, strict=True)]
+        return [((a + 0.5) * scale - 0.5, jump * scale) for (a, jump), scale in zip(lines, scales, strict=True)]
+
+
+_known: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
+
+
+def geometry(model: nn.Module, layer: str, x: Tensor, cells: Sequence[int], *, measure: bool = False) -> Geometry:
+    """Where the `cells` of a layer lie for inputs such as `x` `(N, C, *spatial)`; kept for the model, layer and shape.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AvgPool2d(2))
+    >>> geometry(net, "1", torch.zeros(1, 3, 16, 16), (4, 4)).start
+    (1.0, 1.0)
+    """
+    kept, shape = _known.setdefault(model, {}), tuple(x.shape[1:])
+    if shape not in kept:
+        kept[shape] = trace(model, x)
+    found, cells = kept[shape].get(layer, "a pass that cannot be traced"), tuple(cells)
+    lost = found if isinstance(found, str) else "" if found and found.cells == cells else "another shape"
+    plain = Geometry(shape[1:], cells, (), (), True, lost)
+    start, jump = zip(*(plain.grid if lost else found.lines), strict=True)
+    plain = replace(plain, start=start, jump=jump, agree=bool(lost) or found.agree)
+    if not measure:
+        return plain
+    key = shape, layer, sum(0 if p.is_inference() else p._version for p in model.parameters())  # training moves them
+    if key not in kept:
+        kept[key] = effective_offset(model, layer, x)
+    return replace(plain, effective=kept[key])
+
+
+# The geometric centre -------------------------------------------------------------------------------------------------
+
+
+class _Cells(NamedTuple):
+    """Where a tensor's cells lie on the input: how many there are, their lines, and whether all branches agree."""
+
+    cells: tuple[int, ...]
+    lines: tuple[Line, ...]
+    agree: bool = True
+
+
+_FORGET = r"mean|sum|amax|amin|var|std"  # what is left acts on all cells alike, as a gate does
+_KEEP = r"mm|addmm|bmm|view|reshape|permute|transpose|^t$|squeeze|expand|norm|softmax|dropout|hardswish|hardsigmoid|"
+_KEEP += r"prelu|copy|detach|alias|lift_fresh|select"
+_MOVE = r"slice|convolution|.*_pad(_nd|\dd)|.*pool\dd.*|upsample.*"
+
+
+def trace(model: nn.Module, x: Tensor) -> dict[str, _Cells | str | None]:
+    """Where the outputs of all layers lie, by one pass on tensors without memory, or the operation that hides it."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    found, trail = {}, _Trail()
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda module, args, out: found.__setitem__(name, trail.held.get(id(out), (out, None))[1])
+
+    hooks = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()]
+    try:
+        with eval_mode(model), torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            fake, size = torch.empty(1, *x.shape[1:], dtype=x.dtype, device=x.device), tuple(x.shape[2:])
+            trail.held[id(fake)] = fake, _Cells(size, ((0.0, 1.0),) * len(size))
+            with trail:
+                model(fake)
+    except Exception:  # a network that asks for values, which tensors without memory lack: the plain grid remains
+        pass
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return found
+
+
+class _Trail(TorchDispatchMode):
+    """Follows the operations, and holds each result, lest its id be another's, with where its cells lie."""
+
+    def __init__(self):
+        super().__init__()
+        self.held: dict[int, tuple[Tensor, _Cells | str | None]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = [self.held[id(t)][1] for t in tree_leaves((args, kwargs)) if id(t) in self.held]
+        if given := [cells for cells in given if cells is not None]:
+            for t in tree_leaves(out):
+                self.held[id(t)] = t, _follow(func, args, given, t)
+        return out
+
+
+def _follow(func: Any, args: Any, given: list[_Cells | str], out: Any) -> _Cells | str | None:
+    """Where an operation's output lies; its name, where that is not known; None for what has no place."""
+    name = func.overloadpacket.__name__.strip("_")
+    if re.fullmatch(_FORGET, name) or not isinstance(out, Tensor):
+        return None
+    if lost := [cells for cells in given if isinstance(cells, str)]:
+        return lost[0]
+    (cells, lines, agree), size = given[0], tuple(out.shape[2:])
+    beside = name in ("cat", "split", "split_with_sizes") and size == cells
+    if beside or torch.Tag.pointwise in func.tags or re.search(_KEEP, name):
+        if any(other.cells != cells for other in given):
+            return name
+        middle = tuple(tuple(np.mean(axis, 0).tolist()) for axis in zip(*(other.lines for other in given), strict=True))
+        same = all(other.agree and np.allclose(other.lines, lines) for other in given)
+        return _Cells(cells, middle, same)
+    if not re.fullmatch(_MOVE, name) or tuple(args[0].shape[2:]) != cells:
+        return name
+    steps = [_step(name, args, axis, *counts) for axis, counts in enumerate(zip(cells, size, strict=True))]
+    moved = [(start + jump * by, jump * step) for (start, jump), (by, step) in zip(lines, steps, strict=True)]
+    return _Cells(size, tuple(moved), agree) if max(size) > 1 else None
+
+
+def _step(name: str, args: Any, axis: int, before: int, after: int) -> Line:
+    """First and step, if on this axis the output's cell `i` is centred on the cell `first + step * i` before it."""
+
+    def option(number: int, default: int = 0) -> int:  # one number may stand for all axes
+        found = args[number] if args[number:] and args[number] != [] else default
+        return found if isinstance(found, int) else found[axis] if len(found) > 1 else found[0]
+
+    if name == "slice":
+        _, at, start, _, step = [*args, *(0, 0, None, 1)[len(args) - 1 :]]
+        start = start or 0
+        return (start % before, step) if at % args[0].ndim == axis + 2 else (0, 1)
+    if "pad" in name:
+        return -[*args[1][::2], 0, 0, 0][args[0].ndim - 3 - axis], 1
+    if "adaptive" in name or "upsample" in name:
+        if any(arg is True for arg in args):  # align_corners
+            return 0, (before - 1) / max(after - 1, 1)
+        skips = "nearest" in name and "exact" not in name and before % after == 0
+        return 0 if skips else (before / after - 1) / 2, before / after
+    if name == "convolution":
+        kernel, (stride, padding, dilation) = args[1].shape[axis + 2], (option(i) for i in (3, 4, 5))
+    else:
+        kernel, padding, dilation = option(1), option(3), option(4, 1) if "max" in name else 1
+        stride = option(2) or kernel
+    first = dilation * (kernel - 1) / 2 - padding
+    return (-first / stride, 1 / stride) if name == "convolution" and args[6] else (first, stride)
+
+
+# The effective centre -------------------------------------------------------------------------------------------------
+
+MEASURED, SIGNS = 12, 4
+"""Noisy inputs of a measurement, each for one cell, and backward passes for each, with other signs for the channels."""
+
+
+def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0) -> tuple[float, ...]:
+    """How far the squared gradients of a layer's middle cells lie from the plain grid, on inputs of the size of `x`."""
+    generator, held, offsets = torch.Generator().manual_seed(seed), [], []
+    handle = model.get_submodule(layer).register_forward_hook(lambda module, args, out: held.append(out) or out.clone())
+    batch, draw = 4 if x[0].numel() <= SMALL else 1, np.random.default_rng(seed).choice
+    try:
+        with eval_mode(model), frozen(model), torch.inference_mode(False), torch.enable_grad():
+            for _ in range(0, MEASURED, batch):
+                noise = torch.randn(batch, *x.shape[1:], generator=generator).to(x).requires_grad_()
+                model(noise + 0)  # no leaf: a model may begin with an operation in place
+                A, energy = held[-1], torch.zeros(())
+                cells = [draw(np.flatnonzero(abs(np.arange(n) - (n - 1) / 2) <= 1), batch) for n in A.shape[2:]]
+                own = A[(torch.arange(batch), slice(None), *map(torch.from_numpy, cells))]
+                for _ in range(SIGNS):
+                    score = (own * torch.from_numpy(draw([-1, 1], own.shape)).to(own)).sum()
+                    (gradient,) = torch.autograd.grad(score, noise, retain_graph=True)
+                    energy = energy + gradient.double().square().sum(1).cpu()
+                off = []
+                for axis, (size, count) in enumerate(zip(x.shape[2:], A.shape[2:], strict=True)):
+                    along = energy.movedim(axis + 1, 1).reshape(batch, size, -1).sum(2)
+                    plain = (torch.from_numpy(cells[axis]) + 0.5) * size / count - 0.5
+                    off.append(along @ torch.arange(size, dtype=along.dtype) / along.sum(1) - plain)
+                offsets.append(torch.stack(off, 1))
+    finally:
+        handle.remove()
+    return tuple(torch.cat(offsets).nanmean(0).nan_to_num().tolist())  # a cell without any gradient has no centre
