@@ -5,10 +5,11 @@ operations that really run. The effective centre is where the weights let a cell
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -65,37 +66,35 @@ def _weights(before: int, after: int, line: Line | None) -> Tensor:
 class Geometry:
     """Where the cells of a layer lie, in pixels of the model's input on each axis; the first pixel's centre is 0.
 
-    `start` and `jump` are geometric: an average, where a network's branches do not `agree`, and the plain grid's, where
-    `unknown` names an operation that tracing does not know. `effective` is how far the measured centres lie from the
-    plain grid, None until they are measured.
+    `lines` are the geometric `(start, jump)`: an average, where a network's branches do not `agree`, and the plain
+    grid's, where `unknown` names an operation that tracing does not know. `effective` is how far the measured centres
+    lie from the plain grid, None until they are measured.
     """
 
     size: tuple[int, ...]
     cells: tuple[int, ...]
-    start: tuple[float, ...]
-    jump: tuple[float, ...]
-    agree: bool
-    unknown: str
+    lines: tuple[Line, ...]
+    agree: bool = True
+    unknown: str = ""
     effective: tuple[float, ...] | None = None
 
     @property
-    def grid(self) -> list[Line]:
-        """Start and jump of the plain grid, which cuts the input into as many equal parts as there are cells."""
-        return [((n / cells - 1) / 2, n / cells) for n, cells in zip(self.size, self.cells, strict=True)]
+    def grid(self) -> tuple[Line, ...]:
+        """The lines of the plain grid, which cuts the input into as many equal parts as there are cells."""
+        return tuple(((n / cells - 1) / 2, n / cells) for n, cells in zip(self.size, self.cells, strict=True))
 
-    def centres(self, place: Place, size: Sequence[int], mirrored: Sequence[int] = ()) -> list[Line] | None:
-        """The lines of cells for `upsample` to `size`; None for the plain grid.
+    def centres(self, place: Place, mirrored: Collection[int], size: Sequence[int]) -> list[Line]:
+        """The lines of cells for `upsample` to `size`.
 
-        So is an axis along which mirror images were averaged: what moves one of the two moves the other back.
+        An axis along which mirror images were averaged keeps the plain grid: what moves one moves the other back.
         """
-        if place == "grid":
-            return None
-        lines = list(zip(self.start, self.jump, strict=True))
+        found, lines = [], self.lines
         if place == "effective":
             lines = [(start + off, jump) for (start, jump), off in zip(self.grid, self.effective, strict=True)]
-        lines = [plain if axis in mirrored else lines[axis] for axis, plain in enumerate(self.grid)]
-        scales = [after / before for after, before in zip(size, self.size, strict=True)]
-        return [((a + 0.5) * scale - 0.5, jump * scale) for (a, jump), scale in zip(lines, scales, strict=True)]
+        for axis, plain in enumerate(self.grid):
+            (start, jump), scale = plain if axis in mirrored else lines[axis], size[axis] / self.size[axis]
+            found.append(((start + 0.5) * scale - 0.5, jump * scale))
+        return found
 
 
 _known: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
@@ -105,35 +104,34 @@ def geometry(model: nn.Module, layer: str, x: Tensor, cells: Sequence[int], *, m
     """Where the `cells` of a layer lie for inputs such as `x` `(N, C, *spatial)`; kept for the model, layer and shape.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AvgPool2d(2))
-    >>> geometry(net, "1", torch.zeros(1, 3, 16, 16), (4, 4)).start
-    (1.0, 1.0)
+    >>> geometry(net, "1", torch.zeros(1, 3, 16, 16), (4, 4)).lines
+    ((1.0, 4.0), (1.0, 4.0))
     """
-    kept, shape = _known.setdefault(model, {}), tuple(x.shape[1:])
-    if shape not in kept:
-        kept[shape] = trace(model, x)
-    found, cells = kept[shape].get(layer, "a pass that cannot be traced"), tuple(cells)
-    lost = found if isinstance(found, str) else "" if found and found.cells == cells else "another shape"
-    plain = Geometry(shape[1:], cells, (), (), True, lost)
-    start, jump = zip(*(plain.grid if lost else found.lines), strict=True)
-    plain = replace(plain, start=start, jump=jump, agree=bool(lost) or found.agree)
-    if not measure:
-        return plain
-    key = shape, layer, sum(0 if p.is_inference() else p._version for p in model.parameters())  # training moves them
+    kept, key = _known.setdefault(model, {}), (layer, *x.shape[1:])
     if key not in kept:
-        kept[key] = effective_offset(model, layer, x)
-    return replace(plain, effective=kept[key])
+        found = trace(model, layer, x)
+        lost = found if isinstance(found, str) else "" if found and found.cells == tuple(cells) else "a change of shape"
+        plain = Geometry(tuple(x.shape[2:]), tuple(cells), (), unknown=lost)
+        kept[key] = replace(plain, lines=plain.grid) if lost else found
+    version = sum(0 if p.is_inference() else p._version for p in model.parameters())  # training moves what is measured
+    if measure and (*key, version) not in kept:
+        kept[*key, version] = effective_offset(model, layer, x)
+    return replace(kept[key], effective=kept.get((*key, version)))
+
+
+@contextmanager
+def _watched(model: nn.Module, layer: str) -> Iterator[list[Any]]:
+    """The outputs of a layer, as they come; outside, the model is as it was."""
+    held: list[Any] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda module, args, out: held.append(out) or out.clone())
+    try:
+        with eval_mode(model), frozen(model), torch.inference_mode(False):
+            yield held
+    finally:
+        handle.remove()
 
 
 # The geometric centre -------------------------------------------------------------------------------------------------
-
-
-class _Cells(NamedTuple):
-    """Where a tensor's cells lie on the input: how many there are, their lines, and whether all branches agree."""
-
-    cells: tuple[int, ...]
-    lines: tuple[Line, ...]
-    agree: bool = True
-
 
 _FORGET = r"mean|sum|amax|amin|var|std"  # what is left acts on all cells alike, as a gate does
 _KEEP = r"mm|addmm|bmm|view|reshape|permute|transpose|^t$|squeeze|expand|norm|softmax|dropout|hardswish|hardsigmoid|"
@@ -141,66 +139,57 @@ _KEEP += r"prelu|copy|detach|alias|lift_fresh|select"
 _MOVE = r"slice|convolution|.*_pad(_nd|\dd)|.*pool\dd.*|upsample.*"
 
 
-def trace(model: nn.Module, x: Tensor) -> dict[str, _Cells | str | None]:
-    """Where the outputs of all layers lie, by one pass on tensors without memory, or the operation that hides it."""
+def trace(model: nn.Module, layer: str, x: Tensor) -> Geometry | str | None:
+    """Where a layer's cells lie, by one pass on tensors without memory, or the operation that hides it."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    found, trail = {}, _Trail()
-
-    def hook(name: str) -> Callable[..., None]:
-        return lambda module, args, out: found.__setitem__(name, trail.held.get(id(out), (out, None))[1])
-
-    hooks = [module.register_forward_hook(hook(name)) for name, module in model.named_modules()]
+    size = tuple(x.shape[2:])
     try:
-        with eval_mode(model), torch.inference_mode(False), torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
-            fake, size = torch.empty(1, *x.shape[1:], dtype=x.dtype, device=x.device), tuple(x.shape[2:])
-            trail.held[id(fake)] = fake, _Cells(size, ((0.0, 1.0),) * len(size))
-            with trail:
+        with _watched(model, layer) as held, torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+            fake = torch.empty(1, *x.shape[1:], dtype=x.dtype, device=x.device)
+            with _Trail(fake, Geometry(size, size, ((0.0, 1.0),) * len(size))) as trail:
                 model(fake)
-    except Exception:  # a network that asks for values, which tensors without memory lack: the plain grid remains
-        pass
-    finally:
-        for handle in hooks:
-            handle.remove()
-    return found
+        return trail.held.get(id(held[-1]), (None, None))[1]
+    except Exception:  # a network that asks for values, which tensors without memory lack
+        return "a pass that cannot be traced"
 
 
 class _Trail(TorchDispatchMode):
     """Follows the operations, and holds each result, lest its id be another's, with where its cells lie."""
 
-    def __init__(self):
+    def __init__(self, x: Tensor, where: Geometry):
         super().__init__()
-        self.held: dict[int, tuple[Tensor, _Cells | str | None]] = {}
+        self.held: dict[int, tuple[Tensor, Geometry | str | None]] = {id(x): (x, where)}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         given = [self.held[id(t)][1] for t in tree_leaves((args, kwargs)) if id(t) in self.held]
-        if given := [cells for cells in given if cells is not None]:
+        if given := [where for where in given if where is not None]:
             for t in tree_leaves(out):
                 self.held[id(t)] = t, _follow(func, args, given, t)
         return out
 
 
-def _follow(func: Any, args: Any, given: list[_Cells | str], out: Any) -> _Cells | str | None:
+def _follow(func: Any, args: Any, given: list[Geometry | str], out: Any) -> Geometry | str | None:
     """Where an operation's output lies; its name, where that is not known; None for what has no place."""
     name = func.overloadpacket.__name__.strip("_")
     if re.fullmatch(_FORGET, name) or not isinstance(out, Tensor):
         return None
-    if lost := [cells for cells in given if isinstance(cells, str)]:
+    if lost := [where for where in given if isinstance(where, str)]:
         return lost[0]
-    (cells, lines, agree), size = given[0], tuple(out.shape[2:])
+    cells, lines, size = given[0].cells, given[0].lines, tuple(out.shape[2:])
     beside = name in ("cat", "split", "split_with_sizes") and size == cells
     if beside or torch.Tag.pointwise in func.tags or re.search(_KEEP, name):
         if any(other.cells != cells for other in given):
             return name
-        middle = tuple(tuple(np.mean(axis, 0).tolist()) for axis in zip(*(other.lines for other in given), strict=True))
-        same = all(other.agree and np.allclose(other.lines, lines) for other in given)
-        return _Cells(cells, middle, same)
+        agree = all(other.agree and np.allclose(other.lines, lines) for other in given)
+        middle = np.mean([other.lines for other in given], axis=0).tolist()
+        return replace(given[0], lines=tuple(map(tuple, middle)), agree=agree)
     if not re.fullmatch(_MOVE, name) or tuple(args[0].shape[2:]) != cells:
         return name
     steps = [_step(name, args, axis, *counts) for axis, counts in enumerate(zip(cells, size, strict=True))]
     moved = [(start + jump * by, jump * step) for (start, jump), (by, step) in zip(lines, steps, strict=True)]
-    return _Cells(size, tuple(moved), agree) if max(size) > 1 else None
+    return replace(given[0], cells=size, lines=tuple(moved)) if max(size) > 1 else None
 
 
 def _step(name: str, args: Any, axis: int, before: int, after: int) -> Line:
@@ -208,13 +197,12 @@ def _step(name: str, args: Any, axis: int, before: int, after: int) -> Line:
 
     def option(number: int, default: int = 0) -> int:  # one number may stand for all axes
         found = args[number] if args[number:] and args[number] != [] else default
-        return found if isinstance(found, int) else found[axis] if len(found) > 1 else found[0]
+        return found if isinstance(found, int) else found[axis if len(found) > 1 else 0]
 
     if name == "slice":
         _, at, start, _, step = [*args, *(0, 0, None, 1)[len(args) - 1 :]]
-        start = start or 0
-        return (start % before, step) if at % args[0].ndim == axis + 2 else (0, 1)
-    if "pad" in name:
+        return ((start or 0) % before, step) if at % args[0].ndim == axis + 2 else (0, 1)
+    if "_pad" in name:
         return -[*args[1][::2], 0, 0, 0][args[0].ndim - 3 - axis], 1
     if "adaptive" in name or "upsample" in name:
         if any(arg is True for arg in args):  # align_corners
@@ -232,33 +220,26 @@ def _step(name: str, args: Any, axis: int, before: int, after: int) -> Line:
 
 # The effective centre -------------------------------------------------------------------------------------------------
 
-MEASURED, SIGNS = 12, 4
-"""Noisy inputs of a measurement, each for one cell, and backward passes for each, with other signs for the channels."""
 
-
-def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0) -> tuple[float, ...]:
-    """How far the squared gradients of a layer's middle cells lie from the plain grid, on inputs of the size of `x`."""
-    generator, held, offsets = torch.Generator().manual_seed(seed), [], []
-    handle = model.get_submodule(layer).register_forward_hook(lambda module, args, out: held.append(out) or out.clone())
-    batch, draw = 4 if x[0].numel() <= SMALL else 1, np.random.default_rng(seed).choice
-    try:
-        with eval_mode(model), frozen(model), torch.inference_mode(False), torch.enable_grad():
-            for _ in range(0, MEASURED, batch):
-                noise = torch.randn(batch, *x.shape[1:], generator=generator).to(x).requires_grad_()
-                model(noise + 0)  # no leaf: a model may begin with an operation in place
-                A, energy = held[-1], torch.zeros(())
-                cells = [draw(np.flatnonzero(abs(np.arange(n) - (n - 1) / 2) <= 1), batch) for n in A.shape[2:]]
-                own = A[(torch.arange(batch), slice(None), *map(torch.from_numpy, cells))]
-                for _ in range(SIGNS):
-                    score = (own * torch.from_numpy(draw([-1, 1], own.shape)).to(own)).sum()
-                    (gradient,) = torch.autograd.grad(score, noise, retain_graph=True)
-                    energy = energy + gradient.double().square().sum(1).cpu()
-                off = []
-                for axis, (size, count) in enumerate(zip(x.shape[2:], A.shape[2:], strict=True)):
-                    along = energy.movedim(axis + 1, 1).reshape(batch, size, -1).sum(2)
-                    plain = (torch.from_numpy(cells[axis]) + 0.5) * size / count - 0.5
-                    off.append(along @ torch.arange(size, dtype=along.dtype) / along.sum(1) - plain)
-                offsets.append(torch.stack(off, 1))
-    finally:
-        handle.remove()
+def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: int = 12) -> tuple[float, ...]:
+    """How far the squared gradients of a layer's middle cells lie from the plain grid, measured on `n` noisy inputs."""
+    generator, draw, offsets = torch.Generator().manual_seed(seed), np.random.default_rng(seed).choice, []
+    batch = 4 if x[0].numel() <= SMALL else 1
+    with _watched(model, layer) as held, torch.enable_grad():
+        for _ in range(0, n, batch):
+            noise = torch.randn(batch, *x.shape[1:], generator=generator).to(x).requires_grad_()
+            model(noise + 0)  # no leaf: a model may begin with an operation in place
+            A, energy = held[-1], torch.zeros(())
+            cells = [draw(np.flatnonzero(abs(np.arange(n) - (n - 1) / 2) <= 1), batch) for n in A.shape[2:]]
+            own = A[(torch.arange(batch), slice(None), *map(torch.from_numpy, cells))]
+            for _ in range(4):  # signs of the channels
+                score = (own * torch.from_numpy(draw([-1, 1], own.shape)).to(own)).sum()
+                (gradient,) = torch.autograd.grad(score, noise, retain_graph=True)
+                energy = energy + gradient.double().square().sum(1).cpu()
+            off = []
+            for axis, (size, count) in enumerate(zip(x.shape[2:], A.shape[2:], strict=True)):
+                along = energy.movedim(axis + 1, 1).reshape(batch, size, -1).sum(2)
+                plain = (torch.from_numpy(cells[axis]) + 0.5) * size / count - 0.5
+                off.append(along @ torch.arange(size, dtype=along.dtype) / along.sum(1) - plain)
+            offsets.append(torch.stack(off, 1))
     return tuple(torch.cat(offsets).nanmean(0).nan_to_num().tolist())  # a cell without any gradient has no centre
