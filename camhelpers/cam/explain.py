@@ -109,8 +109,8 @@ class Explanation:
 
         `place`: where a layer's cells are drawn. "grid" cuts the picture into equal parts, as all other libraries do;
         "geometric" follows strides and paddings, "effective" what the cells were measured to see; `geometry` tells.
-        `smooth="mirror"`: the mean with the maps of mirrored inputs, turned back: a pass for left-right, or one for
-        every combination of the spatial axes in `mirrors`.
+        `smooth="mirror"`: the mean with the maps of the input mirrored along each combination of the axes `mirrors`
+        (left-right), turned back; a pass for each, once.
         """
         if normalize:
             return self.heat(method, size=size, percentile=percentile, **options).heatmap
@@ -182,8 +182,7 @@ class Explanation:
     ) -> tuple[Tensor, _Lines]:  # fmt: skip
         """The method's own map, and where its cells lie at a size, if not on the plain grid."""
         if place not in get_args(Place) or smooth not in (None, "mirror"):
-            what = f"place is {', '.join(map(repr, get_args(Place)))}, smooth None or 'mirror'"
-            raise ValueError(f"place is {place!r} and smooth {smooth!r}; {what}.")
+            raise ValueError(f"place is {place!r}, one of {get_args(Place)}, and smooth {smooth!r}, None or 'mirror'.")
         found, axes = [self._raw(method, **options)], {axis % len(self.source.shape) for axis in mirrors if smooth}
         options["target"] = self._asked(options.get("target"))
         for flipped in (some for n in range(1, len(axes) + 1) for some in combinations(sorted(axes), n)):
@@ -197,8 +196,7 @@ class Explanation:
             return raw, None
         where = self.geometry(options.get("layer"), measure=place == "effective")
         if where.unknown and place == "geometric":
-            why = f"lie cannot be followed through {where.unknown}; their heat stays on the plain grid"
-            warnings.warn(f"Where the layer's cells {why}.", stacklevel=4)
+            warnings.warn(f"Cells are lost in {where.unknown}; their heat stays on the plain grid.", stacklevel=4)
         return raw, partial(where.centres, place, axes)
 
     def _raw(
@@ -252,13 +250,12 @@ class Explanation:
             raise ValueError(f"size is {size!r}; it is 'input' (the picture's), 'model', or 'native' (the layer's).")
         if size == "native":
             return heat
-        shape, view = (self.inputs.shape[2:], None) if size == "model" else (self.source.shape, self.source.view)
-        top, left, *seen = view or (0, 0, *shape)
-        large = upsample(heat, seen, lines and lines(seen))
-        if view is None:
-            return large
-        whole = heat.new_zeros(len(heat), *shape)  # what lies outside of a centre crop was never seen: no heat
-        whole[:, top : top + seen[0], left : left + seen[1]] = large
+        if size == "model" or self.source.view is None:
+            shape = self.inputs.shape[2:] if size == "model" else self.source.shape
+            return upsample(heat, shape, lines and lines(shape))
+        top, left, *seen = self.source.view  # what lies outside of a centre crop was never seen: no heat
+        whole = heat.new_zeros(len(heat), *self.source.shape)
+        whole[:, top : top + seen[0], left : left + seen[1]] = upsample(heat, seen, lines and lines(seen))
         return whole
 
     def _out(self, x: Tensor) -> np.ndarray:

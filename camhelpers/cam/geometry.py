@@ -1,8 +1,4 @@
-"""Where the cells of a map lie on the input; every resize of heat goes through here.
-
-The geometric centre of cell `i`, `start + jump * i`, follows from strides and paddings, and is traced through the
-operations that really run. The effective centre is where the weights let a cell look, and is measured.
-"""
+"""Where the cells of a map lie on the input, by strides and paddings or by what they see; every resize of heat."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -23,8 +19,7 @@ from .capture import eval_mode
 from .gradients import SMALL, frozen
 
 Place = Literal["grid", "geometric", "effective"]
-Line = tuple[float, float]
-"""Where the first cell's centre lies along an axis, and how far it is from cell to cell."""
+Line = tuple[float, float]  # start and jump: cell i has its centre on start + jump * i of an axis
 
 
 def upsample(heat: Tensor, size: Sequence[int], centres: Sequence[Line] | None = None) -> Tensor:
@@ -32,9 +27,6 @@ def upsample(heat: Tensor, size: Sequence[int], centres: Sequence[Line] | None =
 
     `centres`: the line of cells among the new pixels on each axis, where it is not the plain grid's; the outermost
     cells' values are held beyond them.
-
-    >>> upsample(torch.tensor([[0.0, 1.0]]), [4], [(0, 2)])
-    tensor([[0.0000, 0.5000, 1.0000, 1.0000]])
     """
     if centres is None and tuple(heat.shape[1:]) == tuple(size):
         return heat
@@ -84,10 +76,7 @@ class Geometry:
         return tuple(((n / cells - 1) / 2, n / cells) for n, cells in zip(self.size, self.cells, strict=True))
 
     def centres(self, place: Place, mirrored: Collection[int], size: Sequence[int]) -> list[Line]:
-        """The lines of cells for `upsample` to `size`.
-
-        An axis along which mirror images were averaged keeps the plain grid: what moves one moves the other back.
-        """
+        """The lines for `upsample`; axes with mirror images averaged keep the grid, as their shifts undo each other."""
         found, lines = [], self.lines
         if place == "effective":
             lines = [(start + off, jump) for (start, jump), off in zip(self.grid, self.effective, strict=True)]
@@ -101,18 +90,10 @@ _known: WeakKeyDictionary[nn.Module, dict[Any, Any]] = WeakKeyDictionary()
 
 
 def geometry(model: nn.Module, layer: str, x: Tensor, cells: Sequence[int], *, measure: bool = False) -> Geometry:
-    """Where the `cells` of a layer lie for inputs such as `x` `(N, C, *spatial)`; kept for the model, layer and shape.
-
-    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AvgPool2d(2))
-    >>> geometry(net, "1", torch.zeros(1, 3, 16, 16), (4, 4)).lines
-    ((1.0, 4.0), (1.0, 4.0))
-    """
+    """Where the `cells` of a layer lie for inputs such as `x` `(N, C, *spatial)`; kept for model, layer and shape."""
     kept, key = _known.setdefault(model, {}), (layer, *x.shape[1:])
     if key not in kept:
-        found = trace(model, layer, x)
-        lost = found if isinstance(found, str) else "" if found and found.cells == tuple(cells) else "a change of shape"
-        plain = Geometry(tuple(x.shape[2:]), tuple(cells), (), unknown=lost)
-        kept[key] = replace(plain, lines=plain.grid) if lost else found
+        kept[key] = trace(model, layer, x, tuple(cells))
     version = sum(0 if p.is_inference() else p._version for p in model.parameters())  # training moves what is measured
     if measure and (*key, version) not in kept:
         kept[*key, version] = effective_offset(model, layer, x)
@@ -131,16 +112,16 @@ def _watched(model: nn.Module, layer: str) -> Iterator[list[Any]]:
         handle.remove()
 
 
-# The geometric centre -------------------------------------------------------------------------------------------------
+# The geometric centre: traced through the operations that really run --------------------------------------------------
 
 _FORGET = r"mean|sum|amax|amin|var|std"  # what is left acts on all cells alike, as a gate does
 _KEEP = r"mm|addmm|bmm|view|reshape|permute|transpose|^t$|squeeze|expand|norm|softmax|dropout|hardswish|hardsigmoid|"
-_KEEP += r"prelu|copy|detach|alias|lift_fresh|select"
-_MOVE = r"slice|convolution|.*_pad(_nd|\dd)|.*pool\dd.*|upsample.*"
+_KEEP += r"prelu|copy|detach|alias|lift_fresh|^select$"
+_MOVE = r"slice|convolution|.*_pad(_nd|\dd)|(adaptive_)?(avg|max)_pool\dd.*|upsample.*"
 
 
-def trace(model: nn.Module, layer: str, x: Tensor) -> Geometry | str | None:
-    """Where a layer's cells lie, by one pass on tensors without memory, or the operation that hides it."""
+def trace(model: nn.Module, layer: str, x: Tensor, cells: tuple[int, ...]) -> Geometry:
+    """Where the `cells` of a layer lie, by one pass on tensors without memory."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     size = tuple(x.shape[2:])
@@ -149,9 +130,13 @@ def trace(model: nn.Module, layer: str, x: Tensor) -> Geometry | str | None:
             fake = torch.empty(1, *x.shape[1:], dtype=x.dtype, device=x.device)
             with _Trail(fake, Geometry(size, size, ((0.0, 1.0),) * len(size))) as trail:
                 model(fake)
-        return trail.held.get(id(held[-1]), (None, None))[1]
+        found = trail.held.get(id(held[-1]), (None, None))[1]
     except Exception:  # a network that asks for values, which tensors without memory lack
-        return "a pass that cannot be traced"
+        found = "a pass that cannot be traced"
+    if isinstance(found, Geometry) and found.cells == cells:
+        return found
+    plain = Geometry(size, cells, (), unknown=found if isinstance(found, str) else "a change of shape")
+    return replace(plain, lines=plain.grid)
 
 
 class _Trail(TorchDispatchMode):
@@ -207,7 +192,7 @@ def _step(name: str, args: Any, axis: int, before: int, after: int) -> Line:
     if "adaptive" in name or "upsample" in name:
         if any(arg is True for arg in args):  # align_corners
             return 0, (before - 1) / max(after - 1, 1)
-        skips = "nearest" in name and "exact" not in name and before % after == 0
+        skips = "nearest" in name and "exact" not in name and before % after == 0  # reads the first of each block
         return 0 if skips else (before / after - 1) / 2, before / after
     if name == "convolution":
         kernel, (stride, padding, dilation) = args[1].shape[axis + 2], (option(i) for i in (3, 4, 5))
@@ -218,13 +203,13 @@ def _step(name: str, args: Any, axis: int, before: int, after: int) -> Line:
     return (-first / stride, 1 / stride) if name == "convolution" and args[6] else (first, stride)
 
 
-# The effective centre -------------------------------------------------------------------------------------------------
+# The effective centre: where the weights let a cell look, measured ----------------------------------------------------
 
 
 def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: int = 12) -> tuple[float, ...]:
     """How far the squared gradients of a layer's middle cells lie from the plain grid, measured on `n` noisy inputs."""
-    generator, draw, offsets = torch.Generator().manual_seed(seed), np.random.default_rng(seed).choice, []
-    batch = 4 if x[0].numel() <= SMALL else 1
+    generator, draw = torch.Generator().manual_seed(seed), np.random.default_rng(seed).choice
+    batch, offsets = 4 if x[0].numel() <= SMALL else 1, [[] for _ in x.shape[2:]]
     with _watched(model, layer) as held, torch.enable_grad():
         for _ in range(0, n, batch):
             noise = torch.randn(batch, *x.shape[1:], generator=generator).to(x).requires_grad_()
@@ -236,10 +221,8 @@ def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: 
                 score = (own * torch.from_numpy(draw([-1, 1], own.shape)).to(own)).sum()
                 (gradient,) = torch.autograd.grad(score, noise, retain_graph=True)
                 energy = energy + gradient.double().square().sum(1).cpu()
-            off = []
             for axis, (size, count) in enumerate(zip(x.shape[2:], A.shape[2:], strict=True)):
                 along = energy.movedim(axis + 1, 1).reshape(batch, size, -1).sum(2)
                 plain = (torch.from_numpy(cells[axis]) + 0.5) * size / count - 0.5
-                off.append(along @ torch.arange(size, dtype=along.dtype) / along.sum(1) - plain)
-            offsets.append(torch.stack(off, 1))
-    return tuple(torch.cat(offsets).nanmean(0).nan_to_num().tolist())  # a cell without any gradient has no centre
+                offsets[axis].append(along @ torch.arange(size, dtype=along.dtype) / along.sum(1) - plain)
+    return tuple(float(torch.cat(off).nanmean().nan_to_num()) for off in offsets)  # NaN: cells without any gradient

@@ -141,6 +141,8 @@ def test_branches_that_disagree_are_averaged_and_it_is_said():
         (lambda x: F.pixel_shuffle(x.repeat(1, 2, 1, 1), 2), "repeat"),
         (lambda x: torch.cat([x, x], 2), "cat"),
         (lambda x: x + x.flip(-1), "flip"),
+        (lambda x: x.index_select(2, torch.arange(31, -1, -1)), "index_select"),
+        (lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2), "max_unpool2d"),
         (lambda x: x.view(1, 2, 16, 2, 40).mean(3), "a change of shape"),
         (lambda x: torch.ones(1, 2, 16, 20) * float(x.sum()), "cannot be traced"),
         (lambda x: torch.from_numpy(x.numpy()), "cannot be traced"),
@@ -251,6 +253,6 @@ def test_the_families(name, layer, shift):
     extra = {"init_weights": False} if name == "googlenet" else {}
     with torch.device("meta"):  # where cells lie asks for no weights
         net = import_torchvision().models.get_model(name, weights=None, **extra)
-    where = trace(net, layer, torch.zeros(1, 3, 224, 224, device="meta"))
+    where = trace(net, layer, torch.zeros(1, 3, 224, 224, device="meta"), (13 if name == "squeezenet1_0" else 7,) * 2)
     middle = [start + jump * (n - 1) / 2 for (start, jump), n in zip(where.lines, where.cells, strict=True)]
     assert middle == [111.5 + shift] * 2 and where.agree
