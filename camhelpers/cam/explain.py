@@ -16,13 +16,12 @@ from ..io.volumes import Volume
 from . import methods
 from .capture import Capture, Layers, Target, capture, eval_mode, resolve_target
 from .cards import Card
-from .geometry import Geometry, Line, Place, geometry, upsample
+from .geometry import Geometry, Place, geometry, upsample
 from .gradients import PERCENTILE, SAMPLES, SPREAD, NoisyGradients, noisy_gradients
 from .inputs import Inputs, card_of, prepare
 from .layers import layer_name
 
 Size = Literal["input", "model", "native"]
-_Lines = Callable[[Sequence[int]], list[Line]] | None
 
 
 class Heat(NamedTuple):
@@ -106,7 +105,6 @@ class Explanation:
         positive evidence is blank: it stays zero, and `blank()` says so. "smoothgrad" and "vargrad" run the model
         `samples` (25) times more, once for both, with noise of `spread` (0.15) and `seed`; their maps end at
         `percentile`, since a few voxels would otherwise take all of the scale.
-
         `place`: where a layer's cells are drawn. "grid" cuts the picture into equal parts, as all other libraries do;
         "geometric" follows strides and paddings, "effective" what the cells were measured to see; `geometry` tells.
         `smooth="mirror"`: the mean with the maps of the input mirrored along each combination of the axes `mirrors`
@@ -176,11 +174,8 @@ class Explanation:
         what = self.title() or "one picture" if self.single else f"batch of {len(self.inputs)}"
         return f"<Explanation: {what}, layers {', '.join(self.layers)}>"
 
-    def _map(
-        self, method: str, *, place: Place = "grid", smooth: Literal["mirror"] | None = None,
-        mirrors: Sequence[int] = (-1,), **options: Any,
-    ) -> tuple[Tensor, _Lines]:  # fmt: skip
-        """The method's own map, and where its cells lie at a size, if not on the plain grid."""
+    def _map(self, method: str, *, place: Place = "grid", smooth=None, mirrors: Sequence[int] = (-1,), **options):
+        """The method's own map, and a function that says where its cells lie at a size, if not on the plain grid."""
         if place not in get_args(Place) or smooth not in (None, "mirror"):
             raise ValueError(f"place is {place!r}, one of {get_args(Place)}, and smooth {smooth!r}, None or 'mirror'.")
         found, axes = [self._raw(method, **options)], {axis % len(self.source.shape) for axis in mirrors if smooth}
@@ -226,7 +221,7 @@ class Explanation:
             raise ValueError(f"Layer {name!r} was not captured, only {held}; ask for it in explain(layers=...).")
         return name
 
-    def _scaled(self, raw: Tensor, lines: _Lines, method: str, percentile: float, size: Size) -> Heat:
+    def _scaled(self, raw: Tensor, lines: Any, method: str, percentile: float, size: Size) -> Heat:
         """A raw map in 0..1: cut off at a percentile where it is one of gradients, resized, divided by its maximum."""
         if not 0 < percentile <= 100:
             raise ValueError(f"percentile is {percentile}; it lies above 0, and 100 cuts nothing off.")
@@ -245,7 +240,7 @@ class Explanation:
             return target
         return tuple(self.capture.classes(resolve_target(target, self.classes if self.card else ())).tolist())
 
-    def _resized(self, heat: Tensor, lines: _Lines, size: Size) -> Tensor:
+    def _resized(self, heat: Tensor, lines: Any, size: Size) -> Tensor:
         if size not in ("input", "model", "native"):
             raise ValueError(f"size is {size!r}; it is 'input' (the picture's), 'model', or 'native' (the layer's).")
         if size == "native":

@@ -58,9 +58,8 @@ def _weights(before: int, after: int, line: Line | None) -> Tensor:
 class Geometry:
     """Where the cells of a layer lie, in pixels of the model's input on each axis; the first pixel's centre is 0.
 
-    `lines` are the geometric `(start, jump)`: an average, where a network's branches do not `agree`, and the plain
-    grid's, where `unknown` names an operation that tracing does not know. `effective` is how far the measured centres
-    lie from the plain grid, None until they are measured.
+    `lines` are geometric: an average, where a network's branches do not `agree`, and the plain grid's, where `unknown`
+    names an operation that hides the cells. `effective` is how far measured centres lie from the plain grid's.
     """
 
     size: tuple[int, ...]
@@ -112,11 +111,33 @@ def _watched(model: nn.Module, layer: str) -> Iterator[list[Any]]:
         handle.remove()
 
 
+def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: int = 12) -> tuple[float, ...]:
+    """How far the squared gradients of a layer's middle cells lie from the plain grid, measured on `n` noisy inputs."""
+    generator, draw = torch.Generator().manual_seed(seed), np.random.default_rng(seed).choice
+    batch, offsets = 4 if x[0].numel() <= SMALL else 1, [[] for _ in x.shape[2:]]
+    with _watched(model, layer) as held, torch.enable_grad():
+        for _ in range(0, n, batch):
+            noise = torch.randn(batch, *x.shape[1:], generator=generator).to(x).requires_grad_()
+            model(noise + 0)  # no leaf: a model may begin with an operation in place
+            A, energy = held[-1], torch.zeros(())
+            cells = [draw(np.flatnonzero(abs(np.arange(n) - (n - 1) / 2) <= 1), batch) for n in A.shape[2:]]
+            own = A[(torch.arange(batch), slice(None), *map(torch.from_numpy, cells))]
+            for _ in range(4):  # signs of the channels
+                score = (own * torch.from_numpy(draw([-1, 1], own.shape)).to(own)).sum()
+                energy = energy + torch.autograd.grad(score, noise, retain_graph=True)[0].double().square().sum(1).cpu()
+            for axis, (size, count) in enumerate(zip(x.shape[2:], A.shape[2:], strict=True)):
+                along = energy.movedim(axis + 1, 1).reshape(batch, size, -1).sum(2)
+                plain = (torch.from_numpy(cells[axis]) + 0.5) * size / count - 0.5
+                offsets[axis].append(along @ torch.arange(size, dtype=along.dtype) / along.sum(1) - plain)
+            held.clear()  # and let go of the graph, before another takes as much memory
+            del A, own, score
+    return tuple(float(torch.cat(off).nanmean().nan_to_num()) for off in offsets)  # NaN: cells without any gradient
+
+
 # The geometric centre: traced through the operations that really run --------------------------------------------------
 
 _FORGET = r"mean|sum|amax|amin|var|std"  # what is left acts on all cells alike, as a gate does
-_KEEP = r"mm|addmm|bmm|view|reshape|permute|transpose|^t$|squeeze|expand|norm|softmax|dropout|hardswish|hardsigmoid|"
-_KEEP += r"prelu|copy|detach|alias|lift_fresh|^select$"
+_KEEP = r"mm$|view|shape|permute|transpose|^t$|squeeze|expand|norm|softmax|drop|hards|prelu|copy|detach|alias|^select$"
 _MOVE = r"slice|convolution|.*_pad(_nd|\dd)|(adaptive_)?(avg|max)_pool\dd.*|upsample.*"
 
 
@@ -133,10 +154,8 @@ def trace(model: nn.Module, layer: str, x: Tensor, cells: tuple[int, ...]) -> Ge
         found = trail.held.get(id(held[-1]), (None, None))[1]
     except Exception:  # a network that asks for values, which tensors without memory lack
         found = "a pass that cannot be traced"
-    if isinstance(found, Geometry) and found.cells == cells:
-        return found
     plain = Geometry(size, cells, (), unknown=found if isinstance(found, str) else "a change of shape")
-    return replace(plain, lines=plain.grid)
+    return found if isinstance(found, Geometry) and found.cells == cells else replace(plain, lines=plain.grid)
 
 
 class _Trail(TorchDispatchMode):
@@ -201,28 +220,3 @@ def _step(name: str, args: Any, axis: int, before: int, after: int) -> Line:
         stride = option(2) or kernel
     first = dilation * (kernel - 1) / 2 - padding
     return (-first / stride, 1 / stride) if name == "convolution" and args[6] else (first, stride)
-
-
-# The effective centre: where the weights let a cell look, measured ----------------------------------------------------
-
-
-def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: int = 12) -> tuple[float, ...]:
-    """How far the squared gradients of a layer's middle cells lie from the plain grid, measured on `n` noisy inputs."""
-    generator, draw = torch.Generator().manual_seed(seed), np.random.default_rng(seed).choice
-    batch, offsets = 4 if x[0].numel() <= SMALL else 1, [[] for _ in x.shape[2:]]
-    with _watched(model, layer) as held, torch.enable_grad():
-        for _ in range(0, n, batch):
-            noise = torch.randn(batch, *x.shape[1:], generator=generator).to(x).requires_grad_()
-            model(noise + 0)  # no leaf: a model may begin with an operation in place
-            A, energy = held[-1], torch.zeros(())
-            cells = [draw(np.flatnonzero(abs(np.arange(n) - (n - 1) / 2) <= 1), batch) for n in A.shape[2:]]
-            own = A[(torch.arange(batch), slice(None), *map(torch.from_numpy, cells))]
-            for _ in range(4):  # signs of the channels
-                score = (own * torch.from_numpy(draw([-1, 1], own.shape)).to(own)).sum()
-                (gradient,) = torch.autograd.grad(score, noise, retain_graph=True)
-                energy = energy + gradient.double().square().sum(1).cpu()
-            for axis, (size, count) in enumerate(zip(x.shape[2:], A.shape[2:], strict=True)):
-                along = energy.movedim(axis + 1, 1).reshape(batch, size, -1).sum(2)
-                plain = (torch.from_numpy(cells[axis]) + 0.5) * size / count - 0.5
-                offsets[axis].append(along @ torch.arange(size, dtype=along.dtype) / along.sum(1) - plain)
-    return tuple(float(torch.cat(off).nanmean().nan_to_num()) for off in offsets)  # NaN: cells without any gradient
