@@ -136,7 +136,6 @@ def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: 
 
 # The geometric centre: traced through the operations that really run --------------------------------------------------
 
-_FORGET = r"mean|sum|amax|amin|var|std"  # what is left acts on all cells alike, as a gate does
 _KEEP = r"mm$|view|shape|permute|transpose|^t$|squeeze|expand|norm|softmax|drop|hards|prelu|copy|detach|alias|^select$"
 _MOVE = r"slice|convolution|.*_pad(_nd|\dd)|(adaptive_)?(avg|max)_pool\dd.*|upsample.*"
 
@@ -177,7 +176,7 @@ class _Trail(TorchDispatchMode):
 def _follow(func: Any, args: Any, given: list[Geometry | str], out: Any) -> Geometry | str | None:
     """Where an operation's output lies; its name, where that is not known; None for what has no place."""
     name = func.overloadpacket.__name__.strip("_")
-    if re.fullmatch(_FORGET, name) or not isinstance(out, Tensor):
+    if re.fullmatch("mean|sum|amax|amin|var|std", name) or not isinstance(out, Tensor):  # acts on all cells alike
         return None
     if lost := [where for where in given if isinstance(where, str)]:
         return lost[0]
