@@ -1,8 +1,11 @@
 """The front door: `explain(model, picture)` predicts, and hands out heatmaps for any method, layer, class and alpha."""
 
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import combinations
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -13,7 +16,7 @@ from ..io.volumes import Volume
 from . import methods
 from .capture import Capture, Layers, Target, capture, eval_mode, resolve_target
 from .cards import Card
-from .geometry import upsample
+from .geometry import Geometry, Place, geometry, upsample
 from .gradients import PERCENTILE, SAMPLES, SPREAD, NoisyGradients, noisy_gradients
 from .inputs import Inputs, card_of, prepare
 from .layers import layer_name
@@ -44,6 +47,7 @@ class Explanation:
     target: Target
     card: Card | None
     _noise: dict[Any, NoisyGradients] = field(default_factory=dict)
+    _mirrored: dict[tuple[int, ...], "Explanation"] = field(default_factory=dict)
 
     @property
     def inputs(self) -> Tensor:
@@ -101,13 +105,23 @@ class Explanation:
         positive evidence is blank: it stays zero, and `blank()` says so. "smoothgrad" and "vargrad" run the model
         `samples` (25) times more, once for both, with noise of `spread` (0.15) and `seed`; their maps end at
         `percentile`, since a few voxels would otherwise take all of the scale.
+        `place`: where a layer's cells are drawn. "grid" cuts the picture into equal parts, as all other libraries do;
+        "geometric" follows strides and paddings, "effective" what the cells were measured to see; `geometry` tells.
+        `smooth="mirror"`: the mean with the maps of the input mirrored along each combination of the axes `mirrors`
+        (left-right), turned back; a pass for each, once.
         """
-        raw = self._raw(method, **options)
-        return self._scaled(raw, method, percentile, size).heatmap if normalize else self._out(self._resized(raw, size))
+        if normalize:
+            return self.heat(method, size=size, percentile=percentile, **options).heatmap
+        return self._out(self._resized(*self._map(method, **options), size))
 
     def heat(self, method: str = "gradcam", *, size: Size = "input", percentile: float = PERCENTILE, **options) -> Heat:
         """The map that `heatmap` gives with these options, the raw one, and the numbers that lie between the two."""
-        return self._scaled(self._raw(method, **options), method, percentile, size)
+        return self._scaled(*self._map(method, **options), method, percentile, size)
+
+    def geometry(self, layer: str | nn.Module | None = None, *, measure: bool = False) -> Geometry:
+        """Where a captured layer's cells lie on the model's input; the effective centres only with `measure=True`."""
+        name = self._layer(layer)
+        return geometry(self.model, name, self.inputs, self.capture.A[name].shape[2:], measure=measure)
 
     def heatmaps(self, classes: Sequence[int | str] | Literal["all"] = "all", **options: Any) -> np.ndarray:
         """Heatmaps of several classes on one shared scale, classes first: `(K, H, W)` or `(K, N, H, W)`."""
@@ -160,6 +174,26 @@ class Explanation:
         what = self.title() or "one picture" if self.single else f"batch of {len(self.inputs)}"
         return f"<Explanation: {what}, layers {', '.join(self.layers)}>"
 
+    def _map(self, method: str, *, place: Place = "grid", smooth=None, mirrors: Sequence[int] = (-1,), **options):
+        """The method's own map, and a function that says where its cells lie at a size, if not on the plain grid."""
+        if place not in get_args(Place) or smooth not in (None, "mirror"):
+            raise ValueError(f"place is {place!r}, one of {get_args(Place)}, and smooth {smooth!r}, None or 'mirror'.")
+        found, axes = [self._raw(method, **options)], {axis % len(self.source.shape) for axis in mirrors if smooth}
+        options["target"] = self._asked(options.get("target"))
+        for flipped in (some for n in range(1, len(axes) + 1) for some in combinations(sorted(axes), n)):
+            if flipped not in self._mirrored:
+                x = self.inputs.flip([axis + 2 for axis in flipped])
+                held, source = capture(self.model, x, self.layers), replace(self.source, tensor=x)
+                self._mirrored[flipped] = replace(self, capture=held, source=source, _noise={}, _mirrored={})
+            found.append(self._mirrored[flipped]._raw(method, **options).flip([axis + 1 for axis in flipped]))
+        raw = torch.stack(found).mean(0) if smooth else found[0]
+        if place == "grid" or methods.method(method).forwards:  # a gradient at the input lies where the input does
+            return raw, None
+        where = self.geometry(options.get("layer"), measure=place == "effective")
+        if where.unknown and place == "geometric":
+            warnings.warn(f"Cells are lost in {where.unknown}; their heat stays on the plain grid.", stacklevel=4)
+        return raw, partial(where.centres, place, axes)
+
     def _raw(
         self, method: str, layer: str | nn.Module | None = None, target: Target = None, alpha: float = 0.7,
         seed: int | Sequence[int] = 0, samples: int = SAMPLES, spread: float = SPREAD,
@@ -174,16 +208,20 @@ class Explanation:
                 self._noise.clear()
                 self._noise[key] = noisy_gradients(self.model, self.inputs, *key)
             return chosen.function(self._noise[key])
-        name = self.layers[-1] if layer is None else layer_name(self.model, layer)
-        if name not in self.layers:
-            held = ", ".join(self.layers)
-            raise ValueError(f"Layer {name!r} was not captured, only {held}; ask for it in explain(layers=...).")
+        name = self._layer(layer)
         both = self.capture.A[name], self.capture.gradients(self._asked(target))[name]
         # half precision is for the network; the methods divide and take powers
         A, G = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in both)
         return chosen(A, G, alpha=alpha, seed=seed)
 
-    def _scaled(self, raw: Tensor, method: str, percentile: float, size: Size) -> Heat:
+    def _layer(self, layer: str | nn.Module | None) -> str:
+        name = self.layers[-1] if layer is None else layer_name(self.model, layer)
+        if name not in self.layers:
+            held = ", ".join(self.layers)
+            raise ValueError(f"Layer {name!r} was not captured, only {held}; ask for it in explain(layers=...).")
+        return name
+
+    def _scaled(self, raw: Tensor, lines: Any, method: str, percentile: float, size: Size) -> Heat:
         """A raw map in 0..1: cut off at a percentile where it is one of gradients, resized, divided by its maximum."""
         if not 0 < percentile <= 100:
             raise ValueError(f"percentile is {percentile}; it lies above 0, and 100 cuts nothing off.")
@@ -192,7 +230,7 @@ class Explanation:
             tops = raw.new_tensor([np.percentile(one.cpu().numpy(), percentile) for one in raw])
             tops = tops.where(tops > 0, raw.flatten(1).amax(1))
             heat = heat.clamp_max_(tops.view(-1, *[1] * (raw.ndim - 1)))
-        heat, divisor = methods.unit_(self._resized(heat, size))
+        heat, divisor = methods.unit_(self._resized(heat, lines, size))
         return Heat(*(None if x is None else self._out(x) for x in (heat, raw, tops, divisor)))
 
     def _asked(self, target: Target) -> Callable[[Any], Tensor] | tuple[int, ...]:
@@ -202,16 +240,17 @@ class Explanation:
             return target
         return tuple(self.capture.classes(resolve_target(target, self.classes if self.card else ())).tolist())
 
-    def _resized(self, heat: Tensor, size: Size) -> Tensor:
+    def _resized(self, heat: Tensor, lines: Any, size: Size) -> Tensor:
         if size not in ("input", "model", "native"):
             raise ValueError(f"size is {size!r}; it is 'input' (the picture's), 'model', or 'native' (the layer's).")
         if size == "native":
             return heat
         if size == "model" or self.source.view is None:
-            return upsample(heat, self.inputs.shape[2:] if size == "model" else self.source.shape)
-        top, left, height, width = self.source.view  # what lies outside of a centre crop was never seen: no heat
+            shape = self.inputs.shape[2:] if size == "model" else self.source.shape
+            return upsample(heat, shape, lines and lines(shape))
+        top, left, *seen = self.source.view  # what lies outside of a centre crop was never seen: no heat
         whole = heat.new_zeros(len(heat), *self.source.shape)
-        whole[:, top : top + height, left : left + width] = upsample(heat, (height, width))
+        whole[:, top : top + seen[0], left : left + seen[1]] = upsample(heat, seen, lines and lines(seen))
         return whole
 
     def _out(self, x: Tensor) -> np.ndarray:

@@ -40,7 +40,7 @@ def noisy_gradients(
     if samples < 2 or not 0 < spread <= 10:
         rule = "take 2 samples or more, and a spread above 0 (a fraction of the value range)"
         raise ValueError(f"samples is {samples} and spread {spread}; {rule}.")
-    with eval_mode(model), _frozen(model), torch.inference_mode(False), torch.enable_grad():
+    with eval_mode(model), frozen(model), torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone()
         exact = torch.promote_types(x.dtype, torch.float32)  # half precision is for the network
         mean, variance = torch.zeros_like(x, dtype=exact), torch.zeros_like(x, dtype=exact)
@@ -67,7 +67,7 @@ def noisy_gradients(
 
 
 @contextmanager
-def _frozen(model: nn.Module) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Parameters ask for no gradient inside, so that nothing is kept for one; afterwards they ask as before."""
     asking = [p for p in model.parameters() if p.requires_grad]
     for p in asking:

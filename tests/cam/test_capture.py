@@ -241,6 +241,8 @@ ENTRIES = {
     "blank": lambda net, folder: ch.explain(net, batch()).blank("layercam", target=2),
     "overlay": lambda net, folder: ch.explain(net, PICTURE).overlay(),
     "panel": lambda net, folder: ch.explain(net, PICTURE).panel(["gradcam", "hybrid"]),
+    "places": lambda net, folder: [ch.explain(net, PICTURE).heatmap(place=p) for p in ("geometric", "effective")],
+    "mirror": lambda net, folder: ch.explain(net, batch()).heatmap(smooth="mirror", mirrors=(0, 1)),
     "reading": lambda net, folder: [repr(e := ch.explain(net, PICTURE)), e.logits, e.probabilities, e.label, e.title()],
     "predict": lambda net, folder: ch.predict(net, [PICTURE]),
     "noisy gradients": lambda net, folder: noisy_gradients(net, batch(), [0, 1], samples=2),
