@@ -268,7 +268,8 @@ def _plots(found: Evaluation, folder: Path, margin: float) -> list[Path]:
 
     Bars of methods that do not pass the gate are pale; so are those of the controls and the oracle.
     """
-    table, lines = (named(t[~t["method"].map(is_copy)]) for t in (found.table.dropna(subset="value"), found.curves))
+    shown = [t[~t["method"].map(is_copy).astype(bool)] for t in (found.table.dropna(subset="value"), found.curves)]
+    table, lines = map(named, shown)  # of curves there may be none
     verdicts = gate(found.table, margin).set_index([*WHERE, "method"])["gate"].sort_index()
     paths, layers = [], found.about["layers"]
     for layer in layers:
