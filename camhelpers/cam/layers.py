@@ -49,6 +49,9 @@ def _with_convolutions(net: nn.Module, parent: str) -> list[str]:
 
 def _last_stage(net: nn.Module, prefix: str = "") -> str:
     """Walk down the trunk: the last child with a convolution that is no head and holds no global pooling."""
+    told = getattr(net, "feature_info", None)  # networks of timm list the ends of their stages themselves
+    if isinstance(told, list) and told and _convolves(net.get_submodule(told[-1]["module"])):
+        return told[-1]["module"]
     children = list(net.named_children())
     convolving = [(name, child) for name, child in children if _convolves(child)]
     trunk = [c for c in convolving if not c[0].lower().startswith(("aux", "classifier")) and not _is_head(c[1])]

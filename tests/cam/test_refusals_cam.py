@@ -126,6 +126,8 @@ REFUSALS = [
     (lambda n: exchanged(), V, r"two\.safetensors is not the file that two\.json describes: its checksum differs"),
     (lambda n: load_model("resnet50"), FileNotFoundError,
      r"weights of resnet50 are neither cached nor reachable .*no route.*; download https://.*\.pth"),
+    (lambda n: load_model("timm:nope"), FileNotFoundError, r"timm does not give 'nope': Unknown model \(nope\); pretr"),
+    (lambda n: load_model("timm:resnet18"), FileNotFoundError, "not give 'resnet18': .*must be cached or reachable"),
 ]
 # fmt: on
 
@@ -138,6 +140,7 @@ def test_one_clear_sentence_says_what_was_wrong(tiny_net, tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     net = tiny_net()
     net.__dict__["deep"] = tiny_net(3)  # beside the modules, for the calls that need a network of volumes
     with pytest.raises(kind, match=words) as caught:

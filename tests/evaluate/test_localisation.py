@@ -7,6 +7,8 @@ from camhelpers.cam.methods import centre
 from camhelpers.evaluate.localisation import (
     average_precision,
     calibrate_threshold,
+    grid_cell,
+    grid_share,
     heat_summary,
     iou,
     lesion_scores,
@@ -202,3 +204,11 @@ def test_lesion_scores_of_heat_that_misses_by_a_known_distance():
     assert inside["lift"] == pytest.approx(480 / 2) and inside["depth_error_mm"] == pytest.approx(0)
     for heat, where in ((0 * spot(1, 1, 1), mask), (spot(1, 1, 1), mask & False)):
         assert all(np.isnan(value) for value in lesion_scores(heat, where, SPACING).values())
+
+
+def test_the_grid_pointing_game_gives_a_right_map_1_and_an_even_one_its_share():
+    for cell, side in [(c, n) for n in (2, 3) for c in range(n**2)]:
+        assert grid_share(grid_cell((12, 24), cell, side).astype(float), cell, side) == 1
+        assert grid_share(np.ones((12, 24)), cell, side) == pytest.approx(1 / side**2)
+    assert [grid_cell((5, 7), cell).sum() for cell in range(4)] == [12, 9, 8, 6]  # no pixel twice and none left out
+    assert grid_share(np.array([[1.0, 3.0], [-9.0, 0.0]]), 1) == 0.75 and np.isnan(grid_share(np.zeros((2, 2)), 1))
