@@ -89,13 +89,13 @@ def judge(
     rows = []
     target = resolve_target(target, model.card.classes)
     for start in range(0, len(pictures), batch):
-        asked = target[start : start + batch] if isinstance(target, list) else target
+        asked = target[start : start + batch] if isinstance(target, (list, torch.Tensor)) else target
         ex = explain(model, pictures[start : start + batch], layers=layers, target=asked)
         here = range(start, start + len(ex.inputs))
         for layer in ex.layers:
             stack = {}
             for name, alpha in measured(methods, [ALPHA]):
-                options = {"layer": layer, "alpha": ALPHA, "seed": list(here)}
+                options = {"layer": layer, "alpha": ALPHA, "seed": [seed + i for i in here]}
                 heat = stack[name, alpha] = ex.heatmap(name, **options)
                 for kind, copied in copies(ex, name, heat, **options).items():
                     stack[copy_of(name, kind), alpha] = copied

@@ -22,22 +22,21 @@ from ..cam.methods import title as method_title
 from ..files import atomic, results_dir, versions, write_text
 from ..render import STYLE, save
 from .controls import ALPHA, ORACLE, is_copy, measured, variant
-from .gate import EVIDENCE, VERDICTS, WHERE, checks, gate, named
+from .gate import COARSE, EVIDENCE, FEW, VERDICTS, WHERE, checks, gate, named
 from .run import Evaluation
 from .statistics import LOWER_IS_BETTER, MARGIN, compare, interval, summarise, verdict
 
 FAMILY = (("hybrid", "gradcam"), ("hybrid", "layercam"), ("gradcam", "layercam"))
 """The comparisons that are declared before any result; `hybrid` is the hybrid of the thesis, alpha 0.7."""
 DEPENDS = "depends on the baseline"
-COARSE, FEW = ("pointing_game", "pointing_exact"), 100
-"""Scores that are hits and misses, whose intervals cover too little below so many pictures (.39 of .95 at 10)."""
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
+def summary(table: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     """Mean, SD, extremes, n and interval of methods and controls, with the gate; time has one value for each batch."""
-    verdicts, table = gate(table)[[*WHERE, "method", "gate"]], table[~table["method"].map(is_copy)]
+    verdicts, table = gate(table, margin)[[*WHERE, "method", "gate"]], table[~table["method"].map(is_copy)]
     by = [*WHERE, "method", "alpha", "steps", "seed"]
-    time = table[table["seconds"].notna()].drop_duplicates(["method", "alpha", "layer", "seconds"])
+    time = table[table["seconds"].notna()].drop_duplicates(["picture", "method", "alpha", "layer"])
+    time = time.drop_duplicates(["method", "alpha", "layer", "seconds"])
     time = time.assign(metric="seconds", baseline="none", steps=pd.NA, value=time["seconds"])
     found = named(summarise(pd.concat([table, time.astype({"steps": "Int64"})], ignore_index=True), by=by))
     judged = found.merge(verdicts, how="left", on=[*WHERE, "method"])
@@ -56,6 +55,8 @@ def family(
     """
     offered = [variant(*v) for v in measured(names, alphas)]
     declared = [pair for pair in FAMILY if set(pair) <= set(names)] if pairs is None else pairs
+    if pairs is None and n < 2:
+        return []
     if declared and n < 2:
         raise ValueError(f"A comparison needs at least two pictures, and there is {n}.")
     return [tuple(_spelt(method, offered) for method in pair) for pair in declared]
@@ -177,7 +178,7 @@ def write(
     paths += _tables(judged, folder / "gate", known, ["layer"], [
         "metric", "baseline", "method", "n", "mean", "weakest_against", "difference", "interval", "gate",
     ])  # fmt: skip
-    paths += _tables(summary(table), folder / "summary_statistics", known, WHERE, [
+    paths += _tables(summary(table, margin), folder / "summary_statistics", known, WHERE, [
         "method", "alpha", "n", "mean", "sd", "min", "max", "interval", "gate",
     ])  # fmt: skip
     paths += _plots(found, folder, margin)
@@ -202,8 +203,8 @@ def write(
 def conditions(found: Evaluation) -> dict[str, Any]:
     """What a reader must know to judge a table."""
     about = found.about
-    named = {"baseline": ", ".join(about["baselines"]), "layer": ", ".join(about["layers"])}
-    return {"n": about["n"], "steps": about["steps"], **named, "model": about["model_hash"], "seed": about["seed"]}
+    where = {"baseline": ", ".join(about["baselines"]), "layer": ", ".join(about["layers"])}
+    return {"n": about["n"], "steps": about["steps"], **where, "model": about["model_hash"], "seed": about["seed"]}
 
 
 def _said(known: dict[str, Any]) -> str:

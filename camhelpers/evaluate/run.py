@@ -158,7 +158,8 @@ def calibrate(model: nn.Module, samples: Sequence[Sample], **options: Any) -> di
             heats.setdefault((variant(method, alpha), layer), []).extend(stack[index])
     some_heat = {key: held for key, held in heats.items() if np.any(held)}  # copies may be blank throughout
     chosen = dict.fromkeys(heats, 1.0) | {key: metrics.calibrate_threshold(h, masks) for key, h in some_heat.items()}
-    return chosen | {(who, layer): 1.0 for who in (ORACLE, copy_of(ORACLE, HOLLOW)) for layer in plan.layers}
+    right = {ORACLE: 1.0, copy_of(ORACLE, HOLLOW): 0.75}  # the mask, and the mask but for its heart
+    return chosen | {(who, layer): threshold for who, threshold in right.items() for layer in plan.layers}
 
 
 def _part(

@@ -193,7 +193,9 @@ def causes(
     drops = [part_importance(model, scene) for scene in drawn]
 
     def painted(i: int) -> np.ndarray:
-        return sum(max(drop, 0) * drawn[i].parts[part] for part, drop in drops[i].items()).astype(np.float32)
+        least = min(drops[i].values(), default=0)
+        painted = [(drop - least) * drawn[i].parts[part] for part, drop in drops[i].items()]
+        return np.sum([np.zeros(drawn[i].mask.shape), *painted], 0, np.float32)
 
     return judge(
         model, [scene.picture for scene in drawn], "part_correlation",

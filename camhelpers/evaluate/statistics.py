@@ -36,8 +36,8 @@ def summarise(table: pd.DataFrame, by: Sequence[str] = ("method", "metric")) -> 
 def interval(values: Sequence[float], *, seed: int = 0) -> tuple[float, float, str]:
     """The interval of 95 % of a mean, and how it was found: "bootstrap" (studentised), "Student t" or "constant".
 
-    A resample that repeats one value has no spread; its t is infinite. Where so many do that a bound would be infinite
-    (two or three values, or all but a few alike), Student's interval stands in. One value has no interval: NaN.
+    A resample that repeats one value has no spread; its t is infinite. Where so many do that a bound is infinite or
+    absurd (two or three values, or all but a few alike), Student's interval stands in. One value has no interval: NaN.
 
     Neither knows a score's range: with few values near 1 the upper bound may exceed 1. It is left there, since a bound
     that was cut would look surer than so few values are.
@@ -58,9 +58,9 @@ def _interval(values: tuple[float, ...], seed: int) -> tuple[float, float, str]:
     t = np.sort(_studentised(x - mean, np.random.default_rng(seed)))
     k = int((1 - LEVEL) / 2 * (RESAMPLES + 1))
     t_low, t_high, how = t[k - 1], t[-k], "bootstrap"
-    if not np.isfinite([t_low, t_high]).all():
-        t_high = stats.t.ppf((1 + LEVEL) / 2, n - 1)
-        t_low, how = -t_high, "Student t"
+    student = stats.t.ppf((1 + LEVEL) / 2, n - 1)
+    if not max(-t_low, t_high) < 4 * student:
+        t_low, t_high, how = -student, student, "Student t"
     return float(mean - t_high * error), float(mean - t_low * error), how
 
 

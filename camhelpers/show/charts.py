@@ -13,8 +13,9 @@ from ..evaluate.statistics import LOWER_IS_BETTER, interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VERDICTS = {"pass": "#B9DDF1", "no oracle": "#B9DDF1", "undecided": "#EEEEEE", "fail": "#F6C19A"}
-EDGES = {"pass": "passes the gate", "undecided": "undecided: these pictures cannot tell", "fail": "fails"}
+COLOURS = {"pass": "#B9DDF1", "no oracle": "#B9DDF1", "undecided": "#EEEEEE", "fail": "#F6C19A"}
+LABELS = {"pass": "passes the gate", "no oracle": "passes, without masks",
+          "undecided": "undecided: these pictures cannot tell", "fail": "fails"}  # fmt: skip
 
 
 def score_name(row: pd.Series, also: Sequence[str] = ("baseline",)) -> str:
@@ -40,7 +41,7 @@ def gate_chart(judged: pd.DataFrame, title: str = "", also: Sequence[str] = ("ba
     lines = {tuple(row[WHERE]): i for i, (_, row) in enumerate(scores.iterrows())}
     for _, row in judged.iterrows():
         x, y = methods.index(row["method"]), lines[tuple(row[WHERE])]
-        axis.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=VERDICTS[row["gate"]], linewidth=0))
+        axis.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=COLOURS[row["gate"]], linewidth=0))
         axis.text(x, y - 0.16, f"{row['mean']:.3f}", ha="center", va="center", fontsize=11)
         below = f"{row['difference']:+.3f} against {row['weakest_against']}"
         axis.text(x, y + 0.22, below, ha="center", va="center", fontsize=8.5, color="#444444")
@@ -49,7 +50,7 @@ def gate_chart(judged: pd.DataFrame, title: str = "", also: Sequence[str] = ("ba
     axis.set_yticks(range(len(scores)), [score_name(row, also) for _, row in scores.iterrows()])
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
     axis.spines[:].set_visible(False)
-    found = [Patch(color=VERDICTS[name], label=text) for name, text in EDGES.items() if name in set(judged["gate"])]
+    found = [Patch(color=COLOURS[name], label=text) for name, text in LABELS.items() if name in set(judged["gate"])]
     figure.legend(handles=found, loc="outside lower center", ncols=3, fontsize=10)
     figure.suptitle(title, fontsize=13)
     return figure

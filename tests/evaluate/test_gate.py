@@ -33,7 +33,11 @@ BLIND = {name: value for name, value in GOOD.items() if not name.startswith("ora
         ("fail", "random", GOOD | {"random": 0.82}, {}),
         ("fail", "centre", GOOD | {"centre": 0.82}, {}),
         ("fail", "mirrored", GOOD | {"gradcam mirrored": 0.82}, {}),
-        ("undecided", "other class", GOOD | {"gradcam other class": 0.8}, {"noise": 0}),  # deaf to the class
+        ("fail", "other class", GOOD | {"gradcam other class": 0.8}, {"noise": 0}),  # deaf to the class
+        ("undecided", "other class", GOOD | {"gradcam other class": np.nan}, {"noise": 0}),  # blank, which says nothing
+        ("undecided", "oracle", GOOD, {"n": 5, "noise": 0}),  # so few pictures prove nothing, however clear they are
+        ("undecided", "oracle", GOOD, {"n": 99, "metric": "pointing_exact"}),
+        ("pass", "oracle", GOOD, {"n": 100, "metric": "pointing_exact"}),
         ("fail", "hollow", GOOD | {"oracle hollow": 0.95}, {}),  # the score does not care for the hottest pixels
         ("fail", "hollow", GOOD, {"metric": "deletion"}),
         ("undecided", "centre", GOOD, {"n": 3, "noise": 0.3}),
@@ -85,17 +89,28 @@ def test_a_hollow_map_has_its_hottest_tenth_last():
 
 NONSENSE = {
     "flipped": lambda A, G: gradcam(A, G).flip(-1),
-    "a cell off": lambda A, G: gradcam(A, G).roll(1, -1),
+    "a cell to the right": lambda A, G: gradcam(A, G).roll(1, -1),
+    "a cell down": lambda A, G: gradcam(A, G).roll(1, -2),
     "the bell": centre,
     "another picture's": lambda A, G: gradcam(A, G).roll(1, 0),
     "energy": lambda A, G: A.square().sum(1),  # no class
 }
 
 
+# What the gate cannot tell. A cell up or to the left, a map lies about as far from its place on one side as it does on
+# the other (chapter 3), and scores as high. And energy that knows one bit, whether the class is the predicted one.
+BEYOND = {
+    "a cell up": lambda A, G: gradcam(A, G).roll(-1, -2),
+    "energy and a bit": lambda A, G: torch.stack([
+        e if speaks else e.max() - e for e, speaks in zip(A.square().sum(1), (A * G).sum((1, 2, 3)) > 0, strict=True)
+    ]),
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def nonsense():
     with pytest.MonkeyPatch.context() as patch:
-        for name, function in NONSENSE.items():
+        for name, function in (NONSENSE | BEYOND).items():
             patch.setitem(METHODS, name, None)  # gone after the tests
             register(name)(function)
         patch.setitem(METHODS, "gradcam", METHODS["gradcam"])
@@ -106,14 +121,16 @@ def nonsense():
 def test_nonsense_fails_on_every_score_and_what_is_sound_passes(nonsense):
     net, pictures = nonsense
     scores = ["pointing_game", "pointing_exact", "relevance_mass", "relevance_rank", "average_precision"]
-    placed = evaluate(net, pictures, methods=[*NONSENSE, "gradcam"], metrics=scores).table
+    placed = evaluate(net, pictures, methods=[*NONSENSE, *BEYOND, "gradcam"], metrics=scores).table
     plan = {"metrics": ["insertion", "deletion"], "baselines": ["mean"], "steps": 5}
     shown = evaluate(net, pictures, methods=[*NONSENSE, "gradcam"], **plan).table
     found = pd.concat([gate(placed), gate(shown)])
-    assert len(found) == 6 * (5 + 2)
+    assert len(found) == 7 * (5 + 2) + 2 * 5
     passed = found[found["gate"].isin(EVIDENCE)]
-    assert set(passed["method"]) == {"gradcam"}
-    assert {"relevance_mass", "deletion"} <= set(passed["metric"])
+    assert set(passed["method"]) == {"gradcam", *BEYOND}
+    assert {"relevance_mass", "deletion"} <= set(passed[passed["method"] == "gradcam"]["metric"])
+    failed = found[found["gate"] == "fail"].groupby("method").size()
+    assert (failed.reindex(list(NONSENSE), fill_value=0) >= 3).all(), failed
 
 
 @pytest.mark.slow

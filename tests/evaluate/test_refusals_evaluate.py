@@ -50,7 +50,7 @@ CASES = [
     (evaluate(colour="red"), "colour is 'red'"),
     (of_model(run.calibrate, [BARE]), "chosen against masks"),
     (lambda net, folder: run.evaluate(torch.nn.Flatten(), [MASKED]), "with a card, which says how to prepare"),
-    (plain(report.family, ["gradcam", "layercam"], [], 1), "at least two pictures, and there is 1"),
+    (plain(report.family, ["gradcam"], [], 1, [("gradcam", "random")]), "at least two pictures, and there is 1"),
     (plain(report.family, ["hybrid"], [0.3, 0.5], 9, [("hybrid", "random")]), "'hybrid' was declared but would not"),
     (curves(np.ones((2, 64, 64))), r"The maps are \(2, 64, 64\); these pictures need \(M, 2, 64, 64\)"),
     (of_model(robustness.max_sensitivity, X, radius=5), "radius 5; take 1 sample or more, and a radius in 0..1"),

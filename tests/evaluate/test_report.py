@@ -1,9 +1,10 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from camhelpers.evaluate.report import claim, comparisons, conclusions, family, headlines, summary, write
+from camhelpers.evaluate.report import claim, comparisons, conclusions, extra_cost, family, headlines, summary, write
 from camhelpers.evaluate.run import Evaluation
 
 GOOD = {"oracle": 0.9, "oracle hollow": 0.2, "gradcam": 0.8, "layercam": 0.7, "centre": 0.6, "random": 0.5}
@@ -19,7 +20,7 @@ def test_a_family_is_spelt_out():
     assert family(names, [0.3, 0.7], 9) == whole
     assert family(names, [0.3], 9)[0] == ("hybrid@0.3", "gradcam")
     assert family(["gradcam", "layercam"], [0.7], 9) == [("gradcam", "layercam")]
-    assert family(["gradcam"], [0.7], 1) == []
+    assert family(names, [0.7], 1) == []  # nothing was asked for, and one picture can be compared with none
     assert family(names, [0.3, 0.7], 9, [("hybrid@0.3", "random")]) == [("hybrid@0.3", "random")]
 
 
@@ -105,6 +106,19 @@ def found(table_of):
     curves = pd.concat([ways.assign(fraction=f, probability=f / 2) for f in (0.0, 0.5, 1.0)])
     about = {"n": 6, "steps": 10, "seed": 0, "model": "tiny", "model_hash": "0c5a9e1f2b3d", "baselines": ["mean"]}
     return Evaluation(both, curves, {}, about | {"layers": ["block_2", "layer4"]})
+
+
+def test_the_extra_cost_of_a_method_is_a_share_of_another(tiny_net):
+    pictures = list(np.random.default_rng(0).random((2, 64, 64, 3)))
+    found = extra_cost(tiny_net(), pictures, "layer3", method="smoothgrad", rounds=3)
+    assert found["difference"] > 1 and found["verdict"] == "not supported" and found["n"] == 3  # 25 passes more
+    assert found["low"] <= found["difference"] <= found["high"]
+
+
+def test_the_summary_judges_by_the_margin_that_is_given(table_of):
+    means = GOOD | {"oracle": 0.75}
+    found = [summary(table_of(**means), **given).query("method == 'gradcam'") for given in ({}, {"margin": 0.1})]
+    assert [table["gate"].tolist() for table in found] == [["fail", "none"], ["pass", "none"]]  # and of time
 
 
 def test_everything_is_written_with_its_conditions(found, tmp_path):

@@ -12,6 +12,7 @@ from camhelpers.cam.models import load_model, model_hash
 from camhelpers.cam.nets import SmallResNet
 from camhelpers.datasets import scenes
 from camhelpers.evaluate.sanity import (
+    causes,
     class_sensitivity,
     efficient_mprt,
     noisy,
@@ -243,6 +244,14 @@ def test_tag_mass_measures_every_method_on_the_scene_with_its_tag(model, few):
     area = np.mean([few.redraw(i, tag=True).tag_mask.mean() for i in range(4)])
     noise = found[found["method"] == "random"]["value"].mean()
     assert noise == pytest.approx(area, abs=0.01) and 0.01 < area < 0.03
+
+
+def test_causes_are_right_for_parts_painted_with_their_own_drop(model, few):
+    drawn = [few.redraw(i, size=64) for i in range(2)]
+    found = causes(model, drawn, ("gradcam",), layers="layer3").set_index(["method", "picture"])["value"]
+    assert found["oracle"].tolist() == pytest.approx([1, 1])
+    assert {"gradcam", "gradcam mirrored", "gradcam other class", "random", "centre"} <= set(found.index.levels[0])
+    assert found["random"].between(-1, 1).all() and found["random"].nunique() == 2
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from camhelpers.show.charts import VERDICTS, forest, gate_chart
+from camhelpers.show.charts import COLOURS, forest, gate_chart, line_chart
 
 
 def judged(verdicts):
@@ -17,7 +17,7 @@ def test_the_gates_chart_has_a_cell_for_each_score_and_method_in_the_verdicts_co
     figure = gate_chart(table, "A title")
     axis = figure.axes[0]
     assert [patch.get_facecolor() for patch in axis.patches] == [
-        plt.matplotlib.colors.to_rgba(VERDICTS[name]) for name in ("pass", "fail", "undecided")
+        plt.matplotlib.colors.to_rgba(COLOURS[name]) for name in ("pass", "fail", "undecided")
     ]
     said = [text.get_text() for text in axis.texts]
     assert said[:2] == ["0.250", "+0.040 against centre"] and len(said) == 6
@@ -25,6 +25,14 @@ def test_the_gates_chart_has_a_cell_for_each_score_and_method_in_the_verdicts_co
     assert [text.get_text() for text in axis.get_yticklabels()] == ["Deletion ↓, mean", "Deletion ↓, black"]
     assert len(figure.legends[0].get_texts()) == 3
     plt.close(figure)
+
+
+def test_a_line_for_each_table_with_its_band():
+    tables = {"one": pd.DataFrame({0: [1, 2, 4], 1: [3, 4, 8]}), "other": pd.DataFrame({0: [0, 0, 1], 1: [1, 1, 5]})}
+    axis = line_chart(tables, ["red", "blue"], "Title", ticks=["a", "b"]).axes[0]
+    assert np.allclose([line.get_ydata() for line in axis.lines], [[7 / 3, 5], [1 / 3, 7 / 3]])
+    assert len(axis.collections) == 2 and [text.get_text() for text in axis.get_xticklabels()] == ["a", "b"]
+    plt.close(axis.figure)
 
 
 def test_a_forest_is_pale_where_the_gate_does_not_pass():
