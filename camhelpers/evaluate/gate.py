@@ -26,8 +26,8 @@ def checks(table: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
     """By how much each method beats everything it must beat, one row for each score, method and rival.
 
     The rivals: random noise, the bell in the centre, the method's own map mirrored, and its own map for the least
-    likely class. The oracle must not be beaten by more than the margin. And the score itself must notice when the
-    oracle is hollow, its hottest tenth made the coldest. `difference` and its interval are positive where all is well;
+    likely class. The oracle must not be beaten by more than the margin, and the score itself must not prefer a hollow
+    oracle, whose hottest tenth is made the coldest. `difference` and its interval are positive where all is well;
     `reached` is "yes", "no" or "undecided". A rival that is always equal is not beaten.
     """
     rows = []
@@ -40,8 +40,9 @@ def checks(table: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
                 both = wide.reindex(columns=list(dict.fromkeys([better, worse])))
                 difference = sign * (both[better] - both[worse]).dropna()
                 low, high, _ = interval(difference)
-                bound, deaf = -margin if against == ORACLE else 0.0, against != ORACLE and low == high == 0
-                reached = "yes" if low > bound else "no" if high < 0 or deaf else "undecided"
+                bound, equal = -margin if against == ORACLE else 0.0, low == high == 0
+                rival = against not in (ORACLE, HOLLOW)
+                reached = "yes" if low > bound or (equal and not rival) else "no" if high < 0 or equal else "undecided"
                 reached = reached if len(difference) >= LEAST else "undecided"
                 rows.append({**dict(zip(WHERE, key, strict=True)), "method": method, "against": against,
                              "n": len(difference), "difference": difference.mean(), "low": low, "high": high,

@@ -288,7 +288,9 @@ def _resolved(
 
 
 def _code(plan: Plan) -> list[Any]:
-    """Our own code and that of methods and baselines, some of which may be a user's."""
+    """Our own code that values depend on, and that of methods and baselines, some of which may be a user's."""
     functions = [METHODS[name].function for name in plan.methods]
     functions += [faithfulness.BASELINES[name] for name in plan.baselines]
-    return [sorted((ROOT / "camhelpers").rglob("*.py")), *map(inspect.getsource, functions)]
+    package, rooms = ROOT / "camhelpers", ("controls", "faithfulness", "localisation", "run")
+    files = [path for wing in ("cam", "datasets", "io") for path in sorted((package / wing).rglob("*.py"))]
+    return [*files, *(package / "evaluate" / f"{room}.py" for room in rooms), *map(inspect.getsource, functions)]
