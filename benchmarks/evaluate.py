@@ -41,16 +41,10 @@ Result = tuple[int, float, float]  # pictures shown to the model, mean insertion
 # contestants: (network, pictures, classes, maps, steps) -> Result -----------------------------------------------------
 
 
-def ours(
-    net: nn.Module, x: Tensor, classes: Tensor, heats: np.ndarray, steps: int, dtype: torch.dtype | None = None
-) -> Result:
-    found = faithfulness.curves(net, x, classes, heats, steps=steps, baselines=["zero"], dtype=dtype)
+def ours(net: nn.Module, x: Tensor, classes: Tensor, heats: np.ndarray, steps: int) -> Result:
+    found = faithfulness.curves(net, x, classes, heats, steps=steps, baselines=["zero"])
     areas = [faithfulness.auc(found.probability[d, "zero"], found.fractions) for d in ("insertion", "deletion")]
     return found.forwards, *(float(area.mean()) for area in areas)
-
-
-def ours_bfloat16(net: nn.Module, x: Tensor, classes: Tensor, heats: np.ndarray, steps: int) -> Result:
-    return ours(net, x, classes, heats, steps, torch.bfloat16)
 
 
 def guide(net: nn.Module, x: Tensor, classes: Tensor, heats: np.ndarray, steps: int) -> Result:
@@ -122,7 +116,6 @@ def quantus(net: nn.Module, x: Tensor, classes: Tensor, heats: np.ndarray, steps
 
 CONTESTANTS: dict[str, tuple[str, Callable[..., Result]]] = {
     "ours": ("camhelpers: one queue", ours),
-    "ours_bfloat16": ("camhelpers: one queue, bfloat16", ours_bfloat16),
     "guide": ("the guide: one at a time", guide),
     "torchcam": ("torch-cam: insertion and deletion", torchcam),
     "quantus": ("Quantus: pixel flipping (deletion only)", quantus),

@@ -25,7 +25,7 @@ Timeout = Annotated[float, arg(metavar="SECONDS", help="limit for each notebook"
 class Network:
     """The network that is explained."""
 
-    model: Annotated[str, arg(metavar="M")]  # a shipped or torchvision name, or a checkpoint
+    model: Annotated[str, arg(metavar="M")]  # shipped, efficientnet_lite0, resnet50, timm:resnet50, or a checkpoint
     architecture: Annotated[str | None, arg(metavar="A")] = None  # what a checkpoint of weights alone belongs to
     classes: Annotated[Names | None, arg(metavar="C [C ...]")] = None  # a checkpoint's classes: number or names
 

@@ -84,15 +84,14 @@ class Curves:
 def curves(
     model: nn.Module, x: Tensor, targets: Target, heats: np.ndarray, *, steps: int = 10,
     baselines: Sequence[str] = ("mean",), directions: Sequence[Direction] = ("insertion", "deletion"),
-    batch: int = 16, dtype: torch.dtype | None = None, seed: int | Sequence[int] = 0,
+    batch: int = 16, seed: int | Sequence[int] = 0,
 ) -> Curves:  # fmt: skip
     """Insertion and deletion curves (Petsiuk et al., 2018) of `M` maps for each of `N` pictures.
 
     `x`: pictures as the model takes them `(N, C, *spatial)`. `targets`: classes as in `explain`, None for the predicted
     ones. `heats`: `(M, N, *spatial)`, any number of methods, alphas and layers. In `steps` steps every pixel gets its
     turn. `batch`: pictures in one forward pass; on a CPU larger ones gain nothing and fall out of the cache.
-    `dtype=torch.bfloat16` runs the model under autocast. `seed` breaks ties; it counts up over the pictures, or give
-    one each.
+    `seed` breaks ties; it counts up over the pictures, or give one each.
 
     >>> from camhelpers.cam.nets import SmallResNet
     >>> x, heats = torch.rand(2, 3, 64, 64), np.random.default_rng(0).random((3, 2, 64, 64))
@@ -115,8 +114,8 @@ def curves(
 
     with eval_mode(model), torch.inference_mode():
         rows = {name: look.movedim(1, -1).contiguous().view(len(x), pixels, -1) for name, look in looks.items()}
-        logits = {name: _logits(model, as_pictures(row), dtype) for name, row in rows.items()}
-        quick = _quick(model, as_pictures(rows[None]), logits[None], dtype)
+        logits = {name: _logits(model, as_pictures(row)) for name, row in rows.items()}
+        quick = _quick(model, as_pictures(rows[None]), logits[None])
         classes = Capture({}, logits[None]).classes(resolve_target(targets, card.classes if card else ()))
         found = {way: np.full((*varied.shape, steps + 1), np.nan) for way in ways}
         for way in ways:
@@ -134,7 +133,7 @@ def curves(
                 for picture, end, (*_, turns) in zip(canvas, other, lanes, strict=True):
                     changed = turns[step - 1].to(x.device)
                     picture.index_copy_(0, changed, end.index_select(0, changed))
-                scores = _probability(_logits(quick, as_pictures(canvas), dtype), shown)
+                scores = _probability(_logits(quick, as_pictures(canvas)), shown)
                 for (way, m, i, _), score in zip(lanes, scores, strict=True):
                     found[way][m, i, step] = score
 
@@ -168,20 +167,17 @@ def auc(curve: np.ndarray, fractions: np.ndarray) -> np.ndarray:
     return np.trapezoid(curve, fractions, axis=-1) / (fractions[-1] - fractions[0])
 
 
-def _logits(model: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    own = x.clone(memory_format=torch.channels_last if x.ndim == 4 else torch.preserve_format)  # it may be changed
-    with torch.autocast(x.device.type, dtype=dtype, enabled=dtype is not None):
-        logits = model(own)
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    logits = model(x.clone(memory_format=torch.channels_last if x.ndim == 4 else torch.preserve_format))  # its own
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _quick(model: nn.Module, x: Tensor, logits: Tensor, dtype: torch.dtype | None) -> nn.Module:
+def _quick(model: nn.Module, x: Tensor, logits: Tensor) -> nn.Module:
     """The model with folded batch norms, where it answers alike: without, curves take 1.15 times as long on a core."""
     copy = folded(model)
     with contextlib.suppress(Exception):  # a trace may have followed another way than these pictures take
-        near = 1e-4 if dtype is None else 1e-1  # of the spread of the scores
-        error = 0 if copy is model else (_logits(copy, x, dtype) - logits).abs().max()
-        if error <= near * (logits.max() - logits.min()):
+        error = 0 if copy is model else (_logits(copy, x) - logits).abs().max()
+        if error <= 1e-4 * (logits.max() - logits.min()):
             return copy
     return model
 

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -66,30 +65,27 @@ def randomised(model: nn.Module, names: Sequence[str], seed: int = 0) -> nn.Modu
 
 
 def randomisation(
-    model: nn.Module, inputs: Any, names: Sequence[str] = METHODS, *, layers: str | Sequence[str] | None = None,
-    samples: int = 1,
-) -> pd.DataFrame:  # fmt: skip
+    model: nn.Module, inputs: Any, names: Sequence[str] = METHODS, *, layers: str | Sequence[str] | None = None
+) -> pd.DataFrame:
     """Each method's map after parts of the model lost what they had learned, against its map before (Adebayo, 2018).
 
     Parts are randomised from the head down, each step with all steps before it; the class explained stays the one that
     the model predicted. `inputs`: a list of pictures, or a tensor `(N, C, *spatial)`. The `spearman` of the two maps,
     at the layer's own resolution, for each picture, method, layer, seed and step. A method that explains the model must
     lose its map; one whose correlation stays near 1 draws edges.
-
-    With `samples` above 1 it is the smooth test (sMPRT; Hedström et al., 2023, with 50): every map is the mean over
-    the input and copies of it with Gaussian noise of a tenth of its value range, which evens out the maps' own noise.
     """
     order, before, rows = parts(model), [], []
     for start, ex in explained(model, inputs, layers):
-        asked = start, ex.inputs, ex.layers, ex.target
-        before.append((asked, _smooth(model, asked, names, samples)))
+        asked = {"layers": ex.layers, "target": ex.target}
+        before.append((start, ex.inputs, asked, maps(ex, names, ex.target, start)))
     for seed in SEEDS:
         for step, part in enumerate(order, 1):
             net = randomised(model, order[:step], seed)
-            for asked, old in before:
-                for key, heat in _smooth(net, asked, names, samples).items():
+            for start, x, asked, old in before:
+                new = explain(net, x, **asked)
+                for key, heat in maps(new, names, new.target, start).items():
                     found = {"seed": seed, "step": step, "part": part, "spearman": rank_correlation(old[key], heat)}
-                    rows.append(tidy(asked[0], key, found))
+                    rows.append(tidy(start, key, found))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -115,14 +111,6 @@ def efficient_mprt(
 
 def _disorder(heats: np.ndarray) -> np.ndarray:
     return entropy([np.histogram(heat, 100)[0] if np.ptp(heat) else [np.nan] * 100 for heat in heats], axis=1)
-
-
-def _smooth(net: nn.Module, asked: tuple[int, Tensor, list[str], Any], names: Sequence[str], samples: int) -> Maps:
-    (start, x, layers, classes), mean = asked, {}
-    for one in chain([x], noisy(x, torch.randn, 0.1, samples - 1, start)):
-        for key, heat in maps(explain(net, one, layers=layers, target=classes), names, classes, start).items():
-            mean[key] = mean.get(key, 0) + heat / samples
-    return mean
 
 
 def class_sensitivity(

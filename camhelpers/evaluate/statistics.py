@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
+from scipy import special, stats
 
 LOWER_IS_BETTER = ("deletion", "seconds")
 MARGIN = 0.01
 """What counts as no difference: of two curves, a hundredth of the picture's pixels earlier or later; see chapter 5."""
-LEVEL = 0.95
+ALPHA = 0.05  # p values below it count
+LEVEL = 1 - ALPHA
 RESAMPLES = 10_000
 
 
@@ -56,7 +57,7 @@ def _interval(values: tuple[float, ...], seed: int) -> tuple[float, float, str]:
     if np.ptp(x) == 0:
         return float(mean), float(mean), "constant"
     t = np.sort(_studentised(x - mean, np.random.default_rng(seed)))
-    k = int((1 - LEVEL) / 2 * (RESAMPLES + 1))
+    k = int(ALPHA / 2 * (RESAMPLES + 1))
     t_low, t_high, how = t[k - 1], t[-k], "bootstrap"
     student = stats.t.ppf((1 + LEVEL) / 2, n - 1)
     if not max(-t_low, t_high) < 4 * student:
@@ -133,19 +134,8 @@ def _tests(d: np.ndarray, margin: float) -> tuple[float, float, float]:
 
 def _effect(t: float, n: int) -> tuple[float, float, float]:
     """Cohen's dz and its interval: the noncentralities under which t would just be surprising (Cumming, 2012)."""
-    low = high = t
-    if abs(t) < 1e4:  # beyond, scipy's noncentral t gives up, and there is no doubt either
-        reach = 10 * np.sqrt(1 + t * t / n)  # ten standard errors
-        tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-        high, low = (
-            optimize.brentq(lambda shift, q=q: _noncentral(t, n - 1, shift) - q, t - reach, t + reach) for q in tails
-        )
+    low, high = special.nctdtrinc(n - 1, ((1 + LEVEL) / 2, ALPHA / 2), t) if np.isfinite(t) else (t, t)
     return float(t / np.sqrt(n)), float(low / np.sqrt(n)), float(high / np.sqrt(n))
-
-
-def _noncentral(t: float, df: int, shift: float) -> float:
-    """The noncentral t's distribution; scipy says NaN here and there in its far tails, where it is 0 or 1."""
-    return float(np.nan_to_num(stats.nct.cdf(t, df, shift), nan=float(shift < t)))
 
 
 def power(n: int, effect: float) -> float:
@@ -154,9 +144,9 @@ def power(n: int, effect: float) -> float:
     >>> [round(power(10, dz), 2) for dz in (0.2, 0.5, 0.8)]
     [0.09, 0.29, 0.62]
     """
-    # not by statsmodels, whose power is NaN here and there from dz = 3 on; two pairs find no smaller effect
-    edge, shift = stats.t.ppf((1 + LEVEL) / 2, n - 1), abs(effect) * np.sqrt(n)
-    return 1 - _noncentral(edge, n - 1, shift) + _noncentral(-edge, n - 1, shift)
+    from statsmodels.stats.power import TTestPower
+
+    return float(np.nan_to_num(TTestPower().power(effect, n, ALPHA), nan=1.0))  # NaN here and there from dz = 3 on
 
 
 @lru_cache
@@ -166,7 +156,9 @@ def detectable(n: int) -> float:
     >>> round(detectable(34), 2)
     0.5
     """
-    return float(optimize.brentq(lambda dz: power(n, dz) - 0.8, 0.0, 40.0))
+    from statsmodels.stats.power import TTestPower
+
+    return float(TTestPower().solve_power(nobs=n, alpha=ALPHA, power=0.8))
 
 
 # Many pairs -----------------------------------------------------------------------------------------------------------
@@ -204,9 +196,9 @@ def compare(
     result = pd.DataFrame(rows)
     for p in ("p_t", "p_wilcoxon", "p_equivalence"):
         result[f"{p}_holm"] = multipletests(result[p], method="holm")[1]
-    sure = (result["p_t_holm"] < 1 - LEVEL) & ((result["low"] > 0) | (result["high"] < 0))
+    sure = (result["p_t_holm"] < ALPHA) & ((result["low"] > 0) | (result["high"] < 0))
     better = (result["difference"] > 0) == (result["better_is"] == "higher")
-    within = (result["p_equivalence_holm"] < 1 - LEVEL) & (result["low"] > -margin) & (result["high"] < margin)
+    within = (result["p_equivalence_holm"] < ALPHA) & (result["low"] > -margin) & (result["high"] < margin)
     cases = [within, sure & better, sure]
     result["verdict"] = np.select(cases, ["equivalent", "better", "worse"], "undecided")
     return result
@@ -228,4 +220,4 @@ def verdict(low: float, high: float, claim: str = "more", margin: float = 0.0, p
     else:
         failed = high < margin or high <= 0
         held = low > 0 and not failed
-    return "not supported" if failed else "supported" if held and p < 1 - LEVEL else "undecided"
+    return "not supported" if failed else "supported" if held and p < ALPHA else "undecided"

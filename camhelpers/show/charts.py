@@ -76,6 +76,27 @@ def forest(rows: pd.DataFrame, labels: Sequence[str], title: str = "", *, margin
     return figure
 
 
+def forests(rows: pd.DataFrame, colours: Mapping[str, str], title: str = "", *, xlabel: str) -> "Figure":
+    """Differences with their intervals: a panel for each `panel`, a line for each `label`, a colour for each `way`."""
+    import matplotlib.pyplot as plt
+
+    panels, labels = list(rows["panel"].unique()), list(rows["label"].unique())
+    figure, axes = plt.subplots(1, len(panels), figsize=(10.5, 1.7 + 0.36 * len(labels)), sharey=True)
+    for axis, panel in zip(axes, panels, strict=True):
+        for number, (way, tone) in enumerate(colours.items(), start=1):
+            some = rows[(rows["panel"] == panel) & (rows["way"] == way)]
+            y = [labels.index(label) + number / (len(colours) + 1) - 0.5 for label in some["label"]]
+            axis.hlines(y, some["low"], some["high"], color=tone, linewidth=2)
+            axis.plot(some["difference"], y, "o", color=tone, markersize=5, label=way)
+        axis.axvline(0, color="0.4", linewidth=0.8)
+        axis.set(title=panel, xlabel=xlabel, ylim=(len(labels) - 0.5, -0.5))
+        axis.locator_params(axis="x", nbins=5)
+    axes[0].set_yticks(range(len(labels)), labels)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(colours), fontsize=11)
+    figure.suptitle(title, fontsize=13)
+    return figure
+
+
 def line_chart(tables: Mapping[str, pd.DataFrame], colours: Sequence[str], title: str = "", *, xlabel: str = "",
                ylabel: str = "", ticks: Sequence[str] = ()) -> "Figure":  # fmt: skip
     """A line of means with its band of 95 % for each table: a row for each picture, a column for each place on x."""

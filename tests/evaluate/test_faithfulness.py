@@ -194,14 +194,6 @@ def test_masked_shows_what_the_curve_measured(case):
         assert found.probability[direction, "mean"][0, 1, 1] == pytest.approx(p.item(), abs=1e-6)
 
 
-def test_bfloat16_changes_little(case):
-    model, x, heats = case
-    full, half = (
-        f.curves(model, x, None, heats, dtype=t).probability["insertion", "mean"] for t in (None, torch.bfloat16)
-    )
-    assert 0 < np.abs(full - half).max() < 0.03
-
-
 class Given:
     """An extractor, as torch-cam wants one, that hands out maps made elsewhere."""
 
