@@ -88,7 +88,9 @@ def evaluate(
     masks: Annotated[Path | None, arg(metavar="DIR|FILE", help="PNGs or COCO; default: masks/ in images")] = None,
     plan: "Plan",
     calibration: Annotated[str | None, arg(metavar="DIR|SET", help="to choose IoU's threshold on")] = None,
-    compare: Annotated[Names | None, arg(metavar="A:B [A:B ...]", help="for instance hybrid@0.3:gradcam")] = None,
+    compare: Annotated[Names | None, arg(
+        metavar="A:B [A:B ...]", help="for instance hybrid:gradcam; hybrid@0.3:gradcam with --alphas 0.3"
+    )] = None,
     out: Out = "results/evaluation",
 ) -> int:  # fmt: skip
     """Measure methods on pictures, with statistics, tables and plots; goes on where it was interrupted."""
@@ -107,7 +109,7 @@ def evaluate(
         print(f"{name} is left out: {why}", file=sys.stderr)
     report.write(found, out, pairs)
     print(report.headlines(found, pairs))
-    print(f"\nWritten: {out}")
+    print(f"\nWritten: {out}; its tables hold what this call asked for, and parts/ all that was measured")
     return int(bool(found.failed))
 
 

@@ -21,7 +21,7 @@ from ..cam.methods import colour, controls
 from ..cam.methods import title as method_title
 from ..files import atomic, results_dir, versions, write_text
 from ..render import STYLE, save
-from .controls import ALPHA, ORACLE, is_copy, measured, variant
+from .controls import ALPHA, HOLLOW, ORACLE, is_copy, measured, variant
 from .gate import COARSE, EVIDENCE, FEW, VERDICTS, WHERE, checks, gate, named
 from .run import Evaluation
 from .statistics import LOWER_IS_BETTER, MARGIN, compare, interval, summarise, verdict
@@ -140,10 +140,15 @@ def extra_cost(
 
 def headlines(found: Evaluation, pairs: Sequence[tuple[str, str]]) -> str:
     """The verdicts in words, bad news first: what is no evidence, and why; then the declared comparisons."""
-    judged, lines = gate(found.table), []
+    judged = gate(found.table)
+    counts = judged["gate"].value_counts()
+    told = ", ".join(f"{counts.get(name, 0)} {name}" for name in VERDICTS if counts.get(name, 0))
+    lines = [f"Is each score evidence for each method? The gate: {told}; {found.about['n']} pictures."]
     for _, failed in judged[~judged["gate"].isin(EVIDENCE)].groupby(WHERE, sort=False):
         row = failed.sort_values("difference").iloc[0]
-        weakest = f"{row['method']} against {row['weakest_against']} {row['difference']:+.4f} "
+        rival = row["weakest_against"]
+        two = {ORACLE: f"{ORACLE} against {row['method']}", HOLLOW: f"{ORACLE} against the {HOLLOW} one"}
+        weakest = f"{two.get(rival) or row['method'] + ' against ' + rival} {row['difference']:+.4f} "
         lines.append(f"{_at(row)} is no evidence on {', '.join(failed['method'])}: {weakest}"
                      f"[{row['low']:+.4f}, {row['high']:+.4f}]")  # fmt: skip
     compared = comparisons(found.table, pairs) if pairs else judged[:0]

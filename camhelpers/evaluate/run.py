@@ -55,7 +55,8 @@ class Plan:
     layers: tuple[str, ...] = ()
     """The layers to explain; unless given, the last with a map."""
     metrics: tuple[str, ...] = ()
-    """The scores to measure; unless given, insertion, deletion and, where there are masks, four of localisation."""
+    """Of insertion, deletion, pointing_game, pointing_exact, relevance_mass, relevance_rank, average_precision, lift,
+    and iou; unless given, the curves and, where there are masks, four of the others."""
     baselines: tuple[str, ...] = ("mean", "blur", "black")
     """What stands in for a pixel that is taken away: mean, blur, black or zero; a verdict should hold over several."""
     steps: Annotated[int, Field(ge=1)] = 10

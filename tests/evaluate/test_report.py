@@ -79,8 +79,9 @@ def test_a_claim_about_deletion_is_turned_around(table_of):
 def test_bad_news_comes_first_and_what_fails_the_gate_is_no_headline(table_of):
     table = pd.concat([table_of(**GOOD), table_of(metric="deletion", **GOOD)])
     said = headlines(Evaluation(table, table, {}, {"n": 30}), [("gradcam", "layercam")]).splitlines()
-    assert said[0].startswith("deletion (mean, layer4) is no evidence on gradcam, layercam: ")
-    assert said[1].startswith("insertion (mean, layer4): gradcam against layercam +0.1") and len(said) == 2
+    assert said[0] == "Is each score evidence for each method? The gate: 2 pass, 2 fail; 30 pictures."
+    assert said[1].startswith("deletion (mean, layer4) is no evidence on gradcam, layercam: oracle against the hollow")
+    assert said[2].startswith("insertion (mean, layer4): gradcam against layercam +0.1") and len(said) == 3
     assert "Without masks" in headlines(Evaluation(table_of(**BLIND), table, {}, {"n": 30}), [])
     pointed = table_of(metric="pointing_game", **GOOD)
     assert "below 100 pictures" in headlines(Evaluation(pointed, pointed, {}, {"n": 30}), [])
