@@ -111,7 +111,8 @@ def _seeds(source: str, room: ModuleType) -> list[tuple[int, str]]:
     kind, split, count = (*source.split(":", 2), "")[:3]
     if split not in room.SPLITS or not count.isdecimal() or not 1 <= int(count) <= room.SPLIT_SIZE:
         drawn, known = room.__name__.rpartition(".")[2], ", ".join(room.SPLITS)
-        raise ValueError(f"There are no {drawn} {source!r}; write {kind}:SPLIT:COUNT with a split of {known}.")
+        how = f"write {kind}:SPLIT:COUNT with a count of 1 or more and a split of {known}"
+        raise ValueError(f"There are no {drawn} {source!r}; {how}.")
     first = room.SPLITS[split]
     return [(seed, room.CLASSES[seed % len(room.CLASSES)]) for seed in range(first, first + int(count))]
 

@@ -35,7 +35,7 @@ def checks(table: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
         wide = group.pivot(index="picture", columns="method", values="value")
         sign = -1 if key[0] in LOWER_IS_BETTER else 1
         outside = (ORACLE, *controls())
-        for method in [name for name in wide if name not in outside and not is_copy(name)]:
+        for method in [m for m in group["method"].unique() if m not in outside and not is_copy(m)]:
             for against, better, worse in _pairs(method, wide):
                 both = wide.reindex(columns=list(dict.fromkeys([better, worse])))
                 difference = sign * (both[better] - both[worse]).dropna()

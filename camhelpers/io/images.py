@@ -100,7 +100,8 @@ def _open(source) -> tuple[str, np.ndarray]:
             raise FileNotFoundError(f"{name} is no file; name a picture, counted from {Path.cwd()}.")
         source = Path(source).read_bytes()
     if not isinstance(source, Image.Image | bytes):
-        raise TypeError(f"Cannot read a picture from a {type(source).__name__}; give a path, bytes, array, PIL image.")
+        what = f"Cannot read a picture from a {type(source).__name__}"
+        raise TypeError(f"{what}; give a path, bytes, array, PIL image (of a sample, its .pixels).")
     with decoding(name):
         return name, _from_pillow(source) if isinstance(source, Image.Image) else _from_file(source)
 
