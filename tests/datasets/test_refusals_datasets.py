@@ -12,7 +12,7 @@ REFUSALS = [
     (lambda: scenes.dataset("test", 3, start=-1), "3 from -1 on"),
     (lambda: scenes.dataset("test", 3, start=scenes.SPLIT_SIZE - 2), "not among them"),
     (lambda: samples("hard:holdout:3"), "no scenes 'hard:holdout:3'; write hard:SPLIT:COUNT with a count of 1"),
-    (lambda: samples("placed:holdout:3"), "no photographs 'placed:holdout:3'; write placed:SPLIT:COUNT with a count of 1"),
+    (lambda: samples("placed:holdout:3"), "no photographs 'placed:holdout:3'; write placed:SPLIT:COUNT"),
     (lambda: retinas.draw(0, "cataract"), "'cataract'; choose from normal, drusen, fluid"),
     (lambda: retinas.dataset("holdout", 3), "choose from train, val, test"),
     (lambda: training.TRAINERS["retina"](epochs=0), "one epoch or more, not 0"),
