@@ -31,6 +31,7 @@ bench: .venv/ready-bench ## time the engine, the evaluation and the volumes besi
 	$(PY) -m benchmarks.explain $(ARGS)
 	$(PY) -m benchmarks.evaluate $(ARGS)
 	$(PY) -m benchmarks.robustness $(ARGS)
+	$(PY) -m benchmarks.geometry
 	$(PY) -m benchmarks.volumes $(ARGS)
 
 golden: .venv/ready ## re-execute the committed notebooks in place and normalise them (ARGS="03 05" for some)
