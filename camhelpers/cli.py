@@ -85,7 +85,7 @@ def evaluate(
     network: Network = SCENES, *,
     images: Annotated[str, arg(metavar="DIR|SET", help="a folder, or a set such as scenes:test:60")],
     n: Annotated[int | None, arg(aliases=["-n"], metavar="N", help="at most so many pictures")] = None,
-    masks: Annotated[Path | None, arg(metavar="DIR|FILE", help="PNGs or COCO; default: masks/ in images")] = None,
+    masks: Annotated[Path | None, arg(metavar="DIR", help="a folder of PNGs; default: masks/ in images")] = None,
     plan: "Plan",
     calibration: Annotated[str | None, arg(metavar="DIR|SET", help="to choose IoU's threshold on")] = None,
     compare: Annotated[Names | None, arg(

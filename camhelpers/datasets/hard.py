@@ -1,6 +1,6 @@
 """Scenes that are hard to see, where the shipped model errs: noise, blur, fog, a thing in front, a second subject."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,13 +14,6 @@ KINDS = ("noise", "blur", "contrast", "hidden", "second")
 _HARD = 6  # the random stream after those of the scenes
 
 
-@dataclass(frozen=True)
-class HardScene(Scene):
-    """A scene and what makes it hard; its mask and parts are what is still visible."""
-
-    kind: str = ""
-
-
 def kind(seed: int) -> str:
     """What makes the scene of a seed hard: kinds take turns, and within 50 scenes each class meets every kind.
 
@@ -30,8 +23,10 @@ def kind(seed: int) -> str:
     return KINDS[(seed + seed // len(CLASSES)) % len(KINDS)]
 
 
-def draw(seed: int) -> HardScene:
+def draw(seed: int) -> Scene:
     """Draw the scene of a seed as `scenes.draw` does, and make it hard; the class is that of the first subject.
+
+    Its mask and parts are what is still visible.
 
     >>> scene = draw(4)
     >>> scene.kind, scene.name, CLASSES[scene.second_label]
@@ -53,7 +48,7 @@ def draw(seed: int) -> HardScene:
         seen = front.labels == 0
         scene = replace(scene, mask=scene.mask & seen, parts={k: part & seen for k, part in scene.parts.items()})
     picture = np.round(np.clip(picture, 0, 1) * 255) / np.float32(255)
-    return HardScene(**{**vars(scene), "picture": picture}, kind=how)
+    return replace(scene, picture=picture, kind=how)
 
 
 def _in_front(rng: np.random.Generator, scene: Scene) -> Layer:

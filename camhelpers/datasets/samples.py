@@ -1,25 +1,26 @@
 """Pictures and volumes to show and to measure on: listed first, read when their turn comes."""
 
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import zip_longest
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ..files import ROOT, fingerprint, sha256
+from ..files import ROOT, sha256
 from ..io.images import list_images, read_image
 from ..io.volumes import Found, Volume, find_volumes, read_volume
 from . import hard, photographs, retinas, scenes
 from .photographs import PHOTOGRAPHS
+from .sets import seeds
 
 Read = tuple[np.ndarray | Volume, np.ndarray | None]
-ReadMask = Callable[[], np.ndarray]
 # Sets of drawn pictures: how one is drawn and named from its seed, and the room that knows the splits and classes.
 DRAWN: dict[str, tuple[Callable[[int], scenes.Scene], Callable[[int], str], ModuleType]] = {
     "scenes": (scenes.draw, "scene {}".format, scenes), "placed": (photographs.draw, "placed {}".format, photographs),
@@ -57,7 +58,9 @@ class Sample:
 
 
 def pictures(source: str | Path = "gallery", n: int = 20) -> list[Sample]:
-    """Up to `n` pictures to look at, from anything that `samples` takes, or from `"wikimedia:dogs,cats"`.
+    """Up to `n` pictures to look at, read at once, from anything `samples` takes, or from `"wikimedia:dogs,cats"`.
+
+    What cannot be read is left out with a warning. Names have no ending, unless two files would share one.
 
     >>> [p.name for p in pictures("gallery", 2)]
     ['01 cat', '02 dog']
@@ -66,9 +69,24 @@ def pictures(source: str | Path = "gallery", n: int = 20) -> list[Sample]:
         from ..io.wikimedia import fetch_wikimedia
 
         folder, wanted = ROOT / "data/wikimedia", str(source).removeprefix("wikimedia:").split(",")
-        found = fetch_wikimedia([category.strip() for category in wanted], n, folder)
-        return [Sample(Path(e["file"]).stem, partial(_picture, folder / e["file"]), e["category"]) for e in found]
-    return [replace(s, name=" ".join(PurePosixPath(s.name).with_suffix("").parts)) for s in samples(source, n)]
+        entries = fetch_wikimedia([category.strip() for category in wanted], n, folder)
+        found = [Sample(Path(e["file"]).name, partial(_picture, folder / e["file"]), e["category"]) for e in entries]
+    else:
+        found = samples(source, n)
+    short = [" ".join(PurePosixPath(s.name).with_suffix("").parts) for s in found]
+    times, shown, failed = Counter(short), [], []
+    for sample, name in zip(found, short, strict=True):
+        one = replace(sample, name=name if times[name] == 1 else sample.name.replace("/", " "))
+        try:
+            one.pixels  # noqa: B018, read and kept
+            shown.append(one)
+        except (OSError, ValueError) as error:
+            failed.append(f"{sample.name} ({error})")
+    if not shown:
+        raise ValueError(f"None of the {len(found)} pictures could be read: {failed[0]}")
+    if failed:
+        warnings.warn(f"{len(failed)} of {len(found)} pictures left out: {'; '.join(failed)}", stacklevel=2)
+    return shown
 
 
 def samples(source: str | Path, n: int | None = None, masks: str | Path | None = None) -> list[Sample]:
@@ -77,8 +95,8 @@ def samples(source: str | Path, n: int | None = None, masks: str | Path | None =
     `"hard:test:60"` are scenes on which the shipped model errs, each named after what makes it hard; `"photographs"`
     come with scikit-image, and `"placed:test:60"` are cut-outs of them at known places, for ImageNet. A relative folder
     counts from the project's root; classes take turns. `masks` is a folder with a PNG of the same relative path and
-    stem for each picture (not zero is inside), or a COCO file; by default `masks` among the pictures. Nothing is read
-    yet, so that one damaged picture is an error of that picture alone.
+    stem for each picture (not zero is inside), by default `masks` among the pictures. Nothing is read yet, so that one
+    damaged picture is an error of that picture alone.
     """
     if n is not None and n < 1:
         raise ValueError(f"n is {n}; ask for at least one picture.")
@@ -90,31 +108,27 @@ def samples(source: str | Path, n: int | None = None, masks: str | Path | None =
     kind, colon, _ = str(source).partition(":")
     if colon and kind in DRAWN:
         draw, title, room = DRAWN[kind]
-        drawn = [(title(seed), seed, label) for seed, label in _seeds(str(source), room)[:n]]
+        drawn = [(title(seed), seed, label) for seed, label in _drawn(str(source), room)[:n]]
         return [Sample(name, partial(_scene, draw, seed), label, True, name) for name, seed, label in drawn]
     folder, where = ROOT / source, ROOT / (masks or f"{source}/masks")
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(source)!r}; give a folder, 'gallery' or 'scenes:test:60'.")
-    files, found = _in_turns(folder), []
-    find = _coco(where, [path.name for _, path in files]) if where.is_file() else partial(_png, where)
-    for label, path in files[:n]:
+    found = []
+    for label, path in _in_turns(folder)[:n]:
         name = path.relative_to(folder)
-        key, mask = find(name, label)
-        found += [Sample(name.as_posix(), partial(_picture, path, mask), label, mask is not None, sha256(path) + key)]
+        mask = (where / name).with_suffix(".png")
+        key = "".join(map(sha256, [path, mask] if mask.is_file() else [path]))
+        found.append(Sample(name.as_posix(), partial(_picture, path, mask), label, mask.is_file(), key))
     if masks is not None and not any(sample.masked for sample in found):
-        raise ValueError(f"{str(masks)!r} holds no mask for any picture; give a folder of PNG files or a COCO file.")
+        raise ValueError(f"{str(masks)!r} holds no mask for any picture; give a folder of PNG files.")
     return found
 
 
-def _seeds(source: str, room: ModuleType) -> list[tuple[int, str]]:
+def _drawn(source: str, room: ModuleType) -> list[tuple[int, str]]:
     """The seeds that `"scenes:test:60"` or `"retinas:test:3"` stands for, with their classes."""
-    kind, split, count = (*source.split(":", 2), "")[:3]
-    if split not in room.SPLITS or not count.isdecimal() or not 1 <= int(count) <= room.SPLIT_SIZE:
-        drawn, known = room.__name__.rpartition(".")[2], ", ".join(room.SPLITS)
-        how = f"write {kind}:SPLIT:COUNT with a count of 1 or more and a split of {known}"
-        raise ValueError(f"There are no {drawn} {source!r}; {how}.")
-    first = room.SPLITS[split]
-    return [(seed, room.CLASSES[seed % len(room.CLASSES)]) for seed in range(first, first + int(count))]
+    _, split, count = (*source.split(":", 2), "", "")[:3]
+    chosen = seeds(room.SPLITS, room.SPLIT_SIZE, split, int(count) if count.isdecimal() else 0)
+    return [(seed, room.CLASSES[seed % len(room.CLASSES)]) for seed in chosen]
 
 
 def _scene(draw: Callable[[int], scenes.Scene], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -123,57 +137,21 @@ def _scene(draw: Callable[[int], scenes.Scene], seed: int) -> tuple[np.ndarray, 
 
 
 def _in_turns(folder: Path) -> list[tuple[str | None, Path]]:
-    """The pictures of a folder and their classes: one of each class before the second of any."""
+    """The pictures of a folder and of its sub-folders, their classes: one of each before the second of any."""
     classes = sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith(".") and d.name != "masks")
-    if not classes:
-        return [(None, path) for path in list_images(folder)]
-    turns = zip_longest(*([(d.name, path) for path in list_images(d)] for d in classes))
-    return [one for turn in turns for one in turn if one]
+    groups = []
+    for label, inside in [(None, folder), *((d.name, d) for d in classes)]:
+        with suppress(FileNotFoundError):
+            groups.append([(label, path) for path in list_images(inside)])
+    return [one for turn in zip_longest(*groups) for one in turn if one] or [(None, p) for p in list_images(folder)]
 
 
-def _picture(path: Path, mask: ReadMask | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-    pixels, inside = read_image(path), None if mask is None else mask()
+def _picture(path: Path, mask: Path | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+    pixels, inside = read_image(path), read_image(mask).any(-1) if mask and mask.is_file() else None
     if inside is not None and inside.shape != pixels.shape[:2]:
         (high, wide), (height, width) = inside.shape, pixels.shape[:2]
         raise ValueError(f"The mask of {path.name} is {wide} x {high} pixels and the picture {width} x {height}.")
     return pixels, inside
-
-
-def _png(folder: Path, name: PurePath, label: str | None) -> tuple[str, ReadMask | None]:
-    """What changes when the mask of a picture does, and how to read it."""
-    path = folder / name.with_suffix(".png")
-    return (sha256(path), lambda: read_image(path).any(-1)) if path.is_file() else ("", None)
-
-
-def _coco(path: Path, names: Sequence[str]) -> Callable[[PurePath, str | None], tuple[str, ReadMask | None]]:
-    """The same from a COCO file; its names are relative paths, or bare where no two pictures share one."""
-    from pycocotools.coco import COCO
-
-    try:
-        with redirect_stdout(None):
-            coco = COCO(path)
-        images = {image["file_name"]: image for image in coco.imgs.values()}
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise ValueError(f"{path.name} is no COCO file with 'images' and 'annotations'.") from None
-    times, classes = Counter(names), {category["name"] for category in coco.cats.values()}
-
-    def union(image: dict, things: list[dict]) -> np.ndarray:
-        try:
-            for counts in (thing["segmentation"]["counts"] for thing in things if "counts" in thing["segmentation"]):
-                if isinstance(counts, list) and sum(counts) != image["height"] * image["width"]:
-                    raise ValueError("run lengths of another size")  # pycocotools would read beyond its memory
-            return np.any([coco.annToMask(thing) for thing in things], axis=0)
-        except Exception as error:  # pycocotools raises bare Exceptions too
-            raise ValueError(f"{path.name} has no sound mask for {image['file_name']} ({error!r}).") from None
-
-    def find(name: PurePath, label: str | None) -> tuple[str, ReadMask | None]:
-        image = images.get(name.as_posix()) or (images.get(name.name) if times[name.name] == 1 else None)
-        things = coco.imgToAnns[image["id"]] if image else []
-        if label in classes:
-            things = [thing for thing in things if coco.cats[thing["category_id"]]["name"] == label]
-        return (fingerprint(image, things), partial(union, image, things)) if things else ("", None)
-
-    return find
 
 
 def volume_samples(source: Any, **reading: Any) -> list[Sample]:
@@ -191,7 +169,7 @@ def volume_samples(source: Any, **reading: Any) -> list[Sample]:
     if isinstance(source, str) and source.startswith("retinas:"):
         shape = retinas.FULL if source.endswith(":full") else retinas.SMALL
         return [Sample(f"{kind}_{seed:06d}", partial(_eye, seed, shape, reading), kind, True, f"retina {seed} {shape}")
-                for seed, kind in _seeds(source.removesuffix(":full"), retinas)]  # fmt: skip
+                for seed, kind in _drawn(source.removesuffix(":full"), retinas)]  # fmt: skip
     if isinstance(source, (Volume, np.ndarray)):
         volume = read_volume(source, **reading)
         return [Sample(volume.name, lambda: (volume, None))]

@@ -52,6 +52,7 @@ class Scene:
     second_label: int | None = None
     second_mask: np.ndarray | None = None
     tag_mask: np.ndarray | None = None
+    kind: str = ""  # what makes a hard scene hard
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,9 +15,9 @@ def stream(seed: int, number: int) -> np.random.Generator:
 def seeds(splits: Mapping[str, int], size: int, split: str, n: int, start: int = 0) -> range:
     """The seeds of the `n` drawings of a split from number `start` on."""
     if split not in splits:
-        raise ValueError(f"There is no split {split!r}; choose from {', '.join(splits)}.")
+        raise ValueError(f"There is no split {split!r}; choose from {', '.join(splits)}, as in test:60.")
     if n < 1 or start < 0 or start + n > size:
-        raise ValueError(f"A split holds drawings 0 to {size - 1}; {n} from {start} on are not among them.")
+        raise ValueError(f"A split holds drawings 0 to {size - 1}; {n} from {start} on are not among them (test:60).")
     return range(splits[split] + start, splits[split] + start + n)
 
 

@@ -155,7 +155,7 @@ REFUSED = [
     ({"target": 3}, "The model has no class 3; its classes are 0 to 2."),
     ({"window": (2, 1)}, "The window is (2.0, 1.0); use two numbers, (low, high) with low below high."),
     ({"session": "../x"}, "The name '../x' "), ({"split": "a/b"}, "The name 'a/b' "),
-    ({"source": "nowhere"}, "nowhere does not exist"), ({"source": "retinas:test:0"}, "There are no retinas"),
+    ({"source": "nowhere"}, "nowhere does not exist"), ({"source": "retinas:test:0"}, "0 from 0 on are not among them"),
     ({"source": Sample("../../evil", lambda: None)}, "The name '../../evil' "),
     ({"source": [np.zeros(SHAPE), np.ones(SHAPE)]}, "Two volumes are called 'volume'; rename one"),
     ({"model": torch.nn.Conv3d(1, 1, 1)}, "Volumes need a network whose card says that it takes three axes"),

