@@ -1,10 +1,13 @@
 """Heat made visible: colour tables, overlays, panels and grids. Arrays in, arrays or figures out."""
 
+import base64
+import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -15,25 +18,44 @@ if TYPE_CHECKING:
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
+Opacity = float | Literal["heat"]
 CMAPS = ("jet", "hot", "viridis", "plasma", "inferno", "magma", "cividis", "turbo")
 HEAT = "heat (share of the maximum)"  # what colour bars say
+SIGNED = "RdBu_r"  # numbers with a sign: red above zero, blue below
 STYLE: dict[str, Any] = {
-    "figure.dpi": 100, "savefig.dpi": 150, "savefig.bbox": "tight", "figure.constrained_layout.use": True,
+    "figure.dpi": 100, "savefig.dpi": 200, "savefig.bbox": "tight", "savefig.pad_inches": 0.05,
+    "figure.constrained_layout.use": True,
     "font.family": "DejaVu Sans", "font.size": 12, "axes.titlesize": 13, "axes.titlepad": 7, "axes.labelsize": 12,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "image.interpolation": "nearest",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False, "image.interpolation": "auto",
     "legend.frameon": False, "lines.linewidth": 2,
 }  # fmt: skip
 
 
 def use_style() -> None:
-    """Give every figure of a notebook one look; photographs go in as JPEG, which keeps a notebook under 1 MB."""
+    """Give every figure of a notebook one look, at twice the screen's resolution."""
     import matplotlib as mpl
     from IPython import get_ipython
-    from matplotlib_inline.backend_inline import set_matplotlib_formats
+    from matplotlib.figure import Figure
+    from matplotlib_inline import backend_inline  # noqa: F401  it sets formats of its own when it is first imported
 
     mpl.rcParams.update(STYLE)
-    if get_ipython():
-        set_matplotlib_formats("jpeg", pil_kwargs={"quality": 72}, bbox_inches=None)
+    if shell := get_ipython():
+        for kind in ("png", "jpeg"):
+            shell.display_formatter.formatters[f"image/{kind}"].for_type(Figure, partial(_printed, kind=kind))
+
+
+def _printed(figure: "Figure", kind: str) -> tuple[str, dict[str, int]] | None:
+    """A figure with pictures in colour as JPEG, every other one as PNG; with the size at which it is to be shown."""
+    from IPython.core.pylabtools import print_figure
+    from PIL import Image
+
+    pictures = any(np.ndim(image.get_array()) == 3 for axes in figure.axes for image in axes.images)
+    if (kind == "jpeg") != pictures:
+        return None
+    options = {"pil_kwargs": {"quality": 90, "optimize": True}} if pictures else {}
+    data = print_figure(figure, kind, dpi=2 * figure.dpi, **options)
+    width, height = Image.open(io.BytesIO(data)).size
+    return base64.b64encode(data).decode(), {"width": width // 2, "height": height // 2}
 
 
 @cache
@@ -68,17 +90,19 @@ def index(heat: np.ndarray) -> np.ndarray:
     return np.round(heat * 255).astype(np.uint8)
 
 
-def overlay(picture: np.ndarray, heat: np.ndarray, *, opacity: float = 0.4, cmap: str = "jet") -> np.ndarray:
+def overlay(picture: np.ndarray, heat: np.ndarray, *, opacity: Opacity = 0.4, cmap: str = "jet") -> np.ndarray:
     """Mix `1 - opacity` of the picture with `opacity` of the coloured heat, uint8 `(..., H, W, 3)`.
 
     Exactly so at every pixel, with no rescaling by the maximum: equal heat looks the same in every slice and frame.
+    With `opacity="heat"` it is 0.7 times the heat, so that cold places keep the colours of the picture.
     """
     picture, heat = np.asarray(picture), np.asarray(heat)
-    if not 0 <= opacity <= 1:
+    if opacity != "heat" and not 0 <= opacity <= 1:
         raise ValueError(f"opacity is {opacity}; it lies between 0 (the picture alone) and 1 (the heat alone).")
     if picture.shape != (*heat.shape, 3):
         raise ValueError(f"The picture is {picture.shape}, the heat {heat.shape}; but for 3 colours they must agree.")
-    share, full = np.float32(opacity), np.float32(1 if picture.dtype == np.uint8 else 255)
+    share = np.float32(0.7) * heat[..., None].astype(np.float32) if opacity == "heat" else np.float32(opacity)
+    full = np.float32(1 if picture.dtype == np.uint8 else 255)
     mixed = picture.astype(np.float32) * (full * (1 - share)) + colour(heat, cmap) * share
     return np.round(mixed.clip(0, 255)).astype(np.uint8)
 
@@ -104,20 +128,32 @@ def show(axes: "Axes", picture: np.ndarray, title: str = "", **options: Any) -> 
     return image
 
 
-def colour_bar(figure: "Figure", axes: Any, cmap: str = "jet", label: str = HEAT, **options: Any):
-    """A colour bar with numbers for maps in 0..1 that were painted with `cmap`."""
+def headline(figure: "Figure", message: str) -> None:
+    """A title over the whole figure, in as many lines as it needs, with room for them."""
+    if message:
+        wide, high = figure.get_size_inches()
+        text = textwrap.fill(message, int(wide / 0.105))
+        figure.set_size_inches(wide, high + 0.3 + 0.22 * text.count("\n"))
+        figure.suptitle(text, fontsize=14)
+
+
+def colour_bar(figure: "Figure", axes: Any, cmap: str = "jet", label: str = HEAT, limit: float = 0, **options: Any):
+    """A colour bar for maps in 0..1 that were painted with `cmap`; from `-limit` to `limit` for maps with a sign."""
     import matplotlib as mpl
 
-    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), listed(cmap))
-    bar = figure.colorbar(scale, ax=axes, **{"fraction": 0.046, "pad": 0.02, **options})
-    bar.set_ticks([0, 0.25, 0.5, 0.75, 1.0])
+    scale = mpl.colors.Normalize(-limit, limit or 1)
+    drawn = mpl.cm.ScalarMappable(scale, SIGNED if limit else listed(cmap))
+    options = {"fraction": 0.046, "pad": 0.02, "aspect": figure.get_figheight() / 0.15, **options}
+    bar = figure.colorbar(drawn, ax=axes, **options)
+    if not limit:
+        bar.set_ticks([0, 0.25, 0.5, 0.75, 1.0])
     bar.outline.set_visible(False)
     bar.set_label(label)
     return bar
 
 
 def panel(
-    picture: np.ndarray, heats: Mapping[str, np.ndarray], *, title: str = "", opacity: float = 0.4, cmap: str = "jet"
+    picture: np.ndarray, heats: Mapping[str, np.ndarray], *, title: str = "", opacity: Opacity = 0.4, cmap: str = "jet"
 ) -> "Figure":
     """The picture large, then a column for each heat under its title, with the overlay below and one colour bar."""
     import matplotlib.pyplot as plt
@@ -134,27 +170,38 @@ def panel(
 
 
 def grid(
-    pictures: Sequence[np.ndarray], titles: Sequence[str] = (), *, columns: int = 5, rows: Sequence[str] = (),
-    cell: float = 2.2, cmap: str | None = None, aspect: float = 1.0,
+    pictures: Sequence[np.ndarray], titles: Sequence[str] = (), message: str = "", *, columns: int = 5,
+    rows: Sequence[str] = (), cell: float = 2.1, cmap: str | None = None, signed: str = "", aspect: float = 1.0,
 ) -> "Figure":  # fmt: skip
-    """Pictures side by side; `rows` names the rows, `cmap` adds a colour bar, `aspect` is a pixel's height to width."""
+    """Pictures side by side, each under its title, and a message over all of them.
+
+    `rows` names the rows. `cmap` adds a colour bar for heat. `signed` names what maps `(H, W)` hold that have a sign:
+    they share one scale, red above zero and blue below, and its colour bar. `aspect` is a pixel's height to width.
+    """
     import matplotlib.pyplot as plt
 
     if not len(pictures):
         raise ValueError("There are no pictures to show.")
+    columns = min(columns, len(pictures))
     lines, titled = (math.ceil(len(things) / columns) for things in (pictures, titles))
     height, width = np.shape(pictures[0])[0] * aspect, np.shape(pictures[0])[1]
     tall = 1 + max((t.count("\n") for t in titles), default=0)
-    size = (cell * columns + (0.9 if cmap else 0), (cell * height / width + 0.05) * lines + 0.28 * titled * tall)
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False)
+    wide = (cell + 0.1) * columns + 0.95 * (bool(cmap) + bool(signed)) + 0.35 * bool(rows)
+    high = (cell * height / width + 0.1) * lines + 0.27 * titled * tall
+    figure, axes = plt.subplots(lines, columns, figsize=(wide, high), squeeze=False)
+    limit = max((float(np.abs(p).max()) for p in pictures if np.ndim(p) == 2), default=0) or 1
+    look = {"cmap": SIGNED, "vmin": -limit} if signed else {"cmap": "gray", "vmin": 0}  # pictures in colour ignore it
     for place, picture, title in zip(axes.flat, pictures, chain(titles, repeat("")), strict=False):
-        show(place, picture, title, aspect=aspect, cmap="gray", vmin=0, vmax=1)  # which a picture in colour ignores
+        show(place, picture, title, aspect=aspect, vmax=limit if signed else 1, **look)
     for place in axes.flat[len(pictures) :]:
         place.axis("off")
     for place, name in zip(axes[:, 0], rows, strict=False):
         place.set_ylabel(name, fontsize=STYLE["axes.titlesize"])
+    if signed:
+        colour_bar(figure, axes, label=signed, limit=limit, fraction=0.2 / wide)
     if cmap:
-        colour_bar(figure, axes, cmap)
+        colour_bar(figure, axes, cmap, HEAT if high > 3.2 else "heat", fraction=0.2 / wide)
+    headline(figure, message)
     return figure
 
 

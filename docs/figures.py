@@ -32,7 +32,8 @@ def thumbnails(width: int = 560) -> None:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         key = [c for c in cells if "key-figure" in c["metadata"].get("tags", [])]
         chosen = [c for c in key if "thumbnail" in c["metadata"]["tags"]] or key
-        data = next(o["data"]["image/jpeg"] for c in chosen for o in c["outputs"] if "image/jpeg" in o.get("data", {}))
+        outputs = [o.get("data", {}) for c in chosen for o in c["outputs"]]
+        data = next(o[kind] for o in outputs for kind in ("image/jpeg", "image/png") if kind in o)
         picture = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
         size = (width, round(width * picture.shape[0] / picture.shape[1]))
         ch.images.save_image(HERE / f"{path.stem}.jpg", cv2.resize(picture, size, interpolation=cv2.INTER_AREA))

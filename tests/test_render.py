@@ -1,12 +1,18 @@
 """Colour: exact opacity, one table for everything, and figures that say what they show."""
 
+import base64
+import io
+from types import SimpleNamespace
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from IPython.core.formatters import DisplayFormatter
 from matplotlib import pyplot as plt
+from PIL import Image
 
 from camhelpers import render
 from camhelpers.render import CMAPS, colour, grid, index, outline, overlay, panel, save, table
@@ -45,6 +51,15 @@ def test_forty_percent_is_forty_percent_at_every_pixel(case, opacity, cmap):
     alone = [overlay(picture[i : i + 1], heat[i : i + 1], opacity=opacity, cmap=cmap) for i in range(len(heat))]
     assert np.array_equal(np.concatenate(alone), mixed), "a stack is its slices"
     assert np.array_equal(picture, before[0]) and np.array_equal(heat, before[1]), "nothing that goes in is changed"
+
+
+def test_an_opacity_that_grows_with_the_heat_leaves_cold_places_as_they_are():
+    picture, heat = np.full((1, 4, 3), 0.5), np.float32([[0, 0.25, 0.5, 1]])
+    ink, share = table("viridis")[[0, 64, 128, 255]], 0.7 * heat[0, :, None]
+    assert (
+        np.abs(overlay(picture, heat, opacity="heat", cmap="viridis")[0] - (127.5 * (1 - share) + ink * share)).max()
+        < 0.6
+    )
 
 
 @pytest.mark.parametrize("cmap", CMAPS)
@@ -92,9 +107,30 @@ def test_a_grid_shows_every_picture_once(count):
     assert [axes.images[0].get_array()[0, 0] for axes in shown] == [i / 10 for i in range(count)]
     assert all(axes.images[0].get_clim() == (0, 1) for axes in shown), "grey means the same in every picture"
     assert [axes.get_ylabel() for axes in shown] == ["upper", "", "", "", "", "lower", ""][:count]
-    assert figure.axes[-1].get_ylabel() == "heat (share of the maximum)"
+    assert figure.axes[-1].get_ylabel() == ("heat (share of the maximum)" if count == 7 else "heat"), "if there is room"
     flat = grid([np.zeros((30, 60))] * 2, columns=2, cell=3, aspect=0.5)
-    assert flat.axes[0].get_aspect() == 0.5 and np.allclose(flat.get_size_inches(), (6, 3 * 30 * 0.5 / 60 + 0.05))
+    assert flat.axes[0].get_aspect() == 0.5 and np.allclose(flat.get_size_inches(), (6.2, 3 * 30 * 0.5 / 60 + 0.1))
+
+
+def test_maps_with_a_sign_share_one_scale_with_zero_in_its_middle():
+    figure = grid(
+        [np.full((2, 2), 1.0), np.full((2, 2), -3.0), np.zeros((2, 2, 3))], signed="gradient", message="a " * 80
+    )
+    assert [axes.images[0].get_clim() for axes in figure.axes[:2]] == [(-3, 3)] * 2
+    assert figure.axes[-1].get_ylabel() == "gradient" and figure.axes[-1].get_ylim() == (-3, 3)
+    assert len(figure.get_suptitle().splitlines()) > 1, "a long message is broken into lines"
+
+
+@pytest.mark.parametrize(("picture", "kind"), [(np.zeros((4, 4, 3)), "jpeg"), (np.zeros((4, 4)), "png")])
+def test_a_notebook_gets_pictures_as_jpeg_and_charts_as_png_at_twice_the_resolution(picture, kind, monkeypatch):
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    with mpl.rc_context():
+        render.use_style()
+        data, metadata = shell.display_formatter.format(grid([picture], cell=1))
+    assert {mime for mime in data if mime.startswith("image")} == {f"image/{kind}"}
+    shown = Image.open(io.BytesIO(base64.b64decode(data[f"image/{kind}"])))
+    assert shown.width > 200 and metadata[f"image/{kind}"] == {"width": shown.width // 2, "height": shown.height // 2}
 
 
 def test_a_figure_is_written_whole_or_not_at_all_and_stays_as_it_was(tmp_path):

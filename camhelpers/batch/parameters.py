@@ -5,8 +5,8 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
@@ -81,11 +81,11 @@ def _type(name: str, annotation: ast.expr, within: Any) -> Any:
 def _words(kind: Any, span: str) -> str:
     inside = get_args(kind)
     if get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(str, inside))
+        return "one of " * (len(inside) > 1) + ", ".join(map(str, inside))
     if get_origin(kind) is list:
         return "list, each " + _words(inside[0], span)
-    if NoneType in inside:
-        return _words(inside[0], span) + ", or none"
+    if get_origin(kind) in (Union, UnionType):
+        return ", or ".join("none" if part is NoneType else _words(part, span) for part in inside)
     return inside[0].__name__ + span if inside else span or kind.__name__
 
 

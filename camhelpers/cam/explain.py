@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import render
 from ..io.volumes import Volume
+from ..render import Opacity
 from . import methods
 from .capture import Capture, Layers, Target, capture, eval_mode, resolve_target
 from .cards import Card
@@ -152,11 +153,11 @@ class Explanation:
             raise ValueError("This input was not read as one volume.")
         return self.source.volumes[0]
 
-    def overlay(self, method: str = "gradcam", *, opacity: float = 0.4, cmap: str = "jet", **options) -> np.ndarray:
+    def overlay(self, method: str = "gradcam", *, opacity: Opacity = 0.4, cmap: str = "jet", **options) -> np.ndarray:
         """The picture under its heat, uint8 `(H, W, 3)` or `(N, H, W, 3)`; 0.4 is 40 % of colour, everywhere."""
         return render.overlay(self.picture, self.heatmap(method, **options), opacity=opacity, cmap=cmap)
 
-    def panel(self, method: str | Sequence[str] = "gradcam", *, opacity: float = 0.4, cmap: str = "jet", **options):
+    def panel(self, method: str | Sequence[str] = "gradcam", *, opacity: Opacity = 0.4, cmap: str = "jet", **options):
         """A figure of the first picture: itself, and for each method its heat with a colour bar and its overlay."""
         names = [method] if isinstance(method, str) else list(method)
         first = (lambda x: x) if self.single else (lambda x: x[0])

@@ -14,6 +14,7 @@ sizes: list[int] = [
     7,
     14,
 ]  # help [1..99] Which sizes
+opacity: float | Literal["heat"] = "heat"  # help [0..1] How strong
 fast: bool = True
 rate: float = 1.0
 margin: float = 0.01  # help (0..1] Equivalent within
@@ -37,6 +38,7 @@ def test_declarations_are_read():
         "layer": (None, "str, or none", "Which layer"),
         "layers": (["layer3", "layer4"], "list, each str", "Which layers"),
         "sizes": ([7, 14], "list, each int from 1 to 99", "Which sizes"),
+        "opacity": ("heat", "float from 0 to 1, or heat", "How strong"),
         "fast": (True, "bool", ""),
         "rate": (1.0, "float", ""),
         "margin": (0.01, "float above 0 to 1", "Equivalent within"),
@@ -56,6 +58,7 @@ def test_declarations_are_read():
     [
         ("profile", "full", "full"), ("alpha", "0.25", 0.25), ("alpha", 1, 1.0), ("alpha", "0", 0.0), ("n", "7", 7),
         ("layer", "none", None), ("layer", None, None), ("layer", "layer3", "layer3"),
+        ("opacity", "0.4", 0.4), ("opacity", "heat", "heat"),
         ("layers", "layer2, layer3", ["layer2", "layer3"]),
         ("layers", ["layer1"], ["layer1"]), ("sizes", "1,2", [1, 2]), ("fast", "no", False), ("fast", True, True),
         ("margin", "1", 1.0), ("alphas", "0,0.5,1", [0.0, 0.5, 1.0]), ("seed", "0", 0), ("limit", "none", None),
