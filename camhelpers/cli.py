@@ -9,7 +9,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
@@ -23,26 +23,33 @@ Timeout = Annotated[float, arg(metavar="SECONDS", help="limit for each notebook"
 
 @dataclass(frozen=True)
 class Network:
-    """The network that is explained."""
+    """The network that is explained; what is not said of it is as its card, timm or torchvision states."""
 
-    model: Annotated[str, arg(metavar="M")]  # shipped, efficientnet_lite0, resnet50, timm:resnet50, or a checkpoint
-    architecture: Annotated[str | None, arg(metavar="A")] = None  # what a checkpoint of weights alone belongs to
-    classes: Annotated[Names | None, arg(metavar="C [C ...]")] = None  # a checkpoint's classes: number or names
+    model: Annotated[str, arg(metavar="M")] = ""  # shipped, efficientnet_lite0, resnet50, timm/resnet50, a checkpoint
+    architecture: Annotated[str, arg(metavar="A")] = ""  # of a checkpoint of weights alone: resnet18, mycode:Net
+    classes: Annotated[Names, arg(metavar="C [C ...]")] = ()  # their number, or names
+    size: Annotated[tuple[int, ...], arg(metavar="N [N ...]")] = ()  # what the network is fed: 32, or height and width
+    mean: Annotated[tuple[float, ...], arg(metavar="X [X ...]")] = ()  # of each channel, in 0..1
+    std: Annotated[tuple[float, ...], arg(metavar="X [X ...]")] = ()
+    fit: Annotated[Literal["squash", "crop"] | None, arg(metavar="squash|crop")] = None  # how a picture gets that size
+
+    def given(self) -> dict[str, Any]:
+        """What was said, and nothing else."""
+        return {name: value for name, value in vars(self).items() if value}
 
     def load(self) -> Any:
         """The network with its weights."""
         from .cam.models import load_model
 
-        count = len(self.classes or ()) == 1 and self.classes[0].isdecimal()
-        classes = int(self.classes[0]) if count else self.classes
-        return load_model(self.model, architecture=self.architecture, classes=classes)
+        given = self.given()
+        return load_model(given.pop("model"), **given)
 
 
-SCENES, RETINA = Network("scenes"), Network("retina")
+UNNAMED, SCENES, RETINA = Network(), Network("scenes"), Network("retina")
 
 
 def run(
-    notebooks: Notebooks = ("all",), *,
+    notebooks: Notebooks = ("all",), *, network: Network = UNNAMED,
     parameters: Annotated[UseAppendAction[Names], arg(aliases=["-p"], metavar="NAME=VALUE", help="sets one")] = (),
     profile: Annotated[str | None, arg(metavar="quick|full", help="how much to compute")] = None,
     jobs: Annotated[int, arg(aliases=["-j"], metavar="N", help="notebooks at the same time")] = 1,
@@ -53,6 +60,11 @@ def run(
     from .batch import notebooks as suite
 
     given = dict(_pair(text, "=", "A parameter is given as name=value") for text in parameters)
+    for name, value in network.given().items():
+        given[name] = value if isinstance(value, str) else ",".join(map(str, value))
+    for name, value in given.items():  # a path counts from where the command is called
+        if Path(value).is_file() or (Path(value).is_dir() and name != "model"):
+            given[name] = str(Path(value).absolute())
     options = {"profile": profile, "jobs": jobs, "force": force, "out": out, "timeout": timeout}
     results = suite.run(notebooks, given, **options, notebooks=folder or suite.NOTEBOOKS)
     print(suite.table(results, out))
@@ -142,16 +154,13 @@ def volume(
 def train(
     model: Annotated[str, Positional, arg(metavar="NAME", help="which shipped model, for instance scenes")], *,
     pictures: Annotated[int | None, arg(metavar="N", help="how many training pictures to draw")] = None,
-    epochs: int | None = None, seed: int | None = None,
+    epochs: int | None = None, seed: int = 0,
     out: Annotated[Path | None, arg(metavar="FILE", help="default: data/models/NAME.safetensors")] = None,
 ) -> None:  # fmt: skip
     """Train a shipped model."""
-    from .datasets.training import TRAINERS
+    from .datasets.training import train
 
-    if model not in TRAINERS:
-        raise ValueError(f"No recipe for {model!r}; there are {', '.join(TRAINERS)}.")
-    given = {"out": out, "pictures": pictures, "epochs": epochs, "seed": seed}
-    TRAINERS[model](**{name: value for name, value in given.items() if value is not None})
+    train(model, out, pictures=pictures, epochs=epochs, seed=seed)
 
 
 def fetch(
@@ -207,7 +216,7 @@ def _parsed(command: Callable[..., int | None], arguments: list[str]) -> Callabl
         if end.code:  # tyro's report: a title, a rule, the message, and after another rule advice
             message = " ".join(re.split(r"-{9,}", said.getvalue())[1].split())
             raise ValueError(re.sub(r"^Error parsing (plan|settings): | Got errors:.*", "", message)) from None
-        print(re.sub(r"\s*\(default:\s*(None|False)\)| +$", "", said.getvalue(), flags=re.M).strip())
+        print(re.sub(r"\s*\(default:\s*(None|False|'')?\)| +$", "", said.getvalue(), flags=re.M).strip())
         return lambda: 0
 
 

@@ -26,12 +26,13 @@ def test_help_lists_commands_and_options(capsys):
     out = capsys.readouterr().out
     assert all(f"  {name:<12}{function.__doc__.split('.')[0]}" in out for name, function in cli.COMMANDS.items())
     offered = {
-        "run": "-p -j --parameters --profile --jobs --force --out --timeout --folder (default: 3600) 03",
+        "run": "--model --architecture --classes --size --mean --std --fit"
+        " -p -j --parameters --profile --jobs --force --out --timeout --folder (default: 3600) 03",
         "golden": "--timeout --folder",
         "evaluate": "--model --architecture --classes --images -n --masks --methods --alphas --layers --metrics --steps"
         " --baselines --calibration --compare --seed --batch --out gradcam results/evaluation",
         "volume": "--model --architecture --classes --volume --methods --split --session --resume --alpha --layer"
-        " --out --series --target --samples --spread --percentile --seed --size --opacity --cmap --spacing"
+        " --out --series --target --samples --spread --percentile --seed --at --opacity --cmap --spacing"
         " --window --orientation",
         "train": "NAME --pictures --epochs --seed --out",
         "fetch": "CATEGORY -n --out (default: 20)",
@@ -84,7 +85,7 @@ REFUSED = [
     ("paint", "no such command; there are run, parameters,"), ("train unknown", "No recipe for 'unknown'; there are"),
     ("fetch", "pictures of []"), ("evaluate", "--images"), ("evaluate --images x --alphas 2", "alphas.0 is 2.0"),
     ("evaluate --images scenes:test:2 --methods gradcam --compare gradcam", "first:second; got 'gradcam'"),
-    ("volume --volume x --size huge", "'model', 'native'"), ("volume --volume x --spacing 1 2", "--spacing"),
+    ("volume --volume x --at huge", "'model', 'native'"), ("volume --volume x --spacing 1 2", "--spacing"),
     ("volume --volume x --window 4 -3", "The window is (4.0, -3.0)"),
 ]  # fmt: skip
 
@@ -102,11 +103,12 @@ def test_bad_input_is_one_sentence(folder, tmp_path, monkeypatch, capsys, call, 
 
 def test_commands_pass_on_what_was_given(monkeypatch):
     calls = []
-    monkeypatch.setitem(training.TRAINERS, "scenes", lambda **given: calls.append(given))
+    monkeypatch.setattr(training, "train", lambda *given, **options: calls.append((given, options)))
     monkeypatch.setattr(wikimedia, "fetch_wikimedia", lambda *given: calls.append(given))
     assert cli.main(["train", "scenes", "--epochs", "2"]) == 0
     assert cli.main(["fetch", "Cats", "Dogs", "-n", "3", "--out", "here"]) == 0
-    assert calls == [{"epochs": 2}, (["Cats", "Dogs"], 3, ROOT / "here")]
+    assert calls == [(("scenes", None), {"pictures": None, "epochs": 2, "seed": 0}),
+                     (["Cats", "Dogs"], 3, ROOT / "here")]  # fmt: skip
 
 
 def test_ctrl_c_is_told_in_one_sentence(monkeypatch, capsys):

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import Field
 from torch import nn
+from tyro.conf import arg
 
 from .. import render
 from ..cam import methods as cams
@@ -66,7 +67,7 @@ class Settings:
     spread: Annotated[float, Field(gt=0, le=10)] = SPREAD  # standard deviation of their noise, as a share of the range
     percentile: Percent = PERCENTILE  # where the heat of SmoothGrad and VarGrad is cut off; 100 cuts nothing
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # seed of the noise and of the random control
-    size: Literal["model", "native"] = "model"  # at the card's size, or as the volume is, for networks trained so
+    size: Annotated[Literal["model", "native"], arg(name="at")] = "model"  # the card's size, or the volume's own
     opacity: Fraction = 0.4  # how strongly the heat covers the volume
     cmap: str = "jet"  # the colour map of the heat
     spacing: tuple[Length, Length, Length] | None = None  # voxel size (z, y, x) in mm, where the file does not state it

@@ -199,8 +199,9 @@ def _child(pipe: Connection, source: Path, parameters: dict[str, Any], place: Pa
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
     os.environ["CAMHELPERS_PLACE"] = str(place)  # by which all that the notebook starts can be found
-    # The kernel imports the package that runs it, and parallel kernels share the cores among them.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # The kernel imports the package that runs it, and code of your own from where the command is called.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH"), os.getcwd()]))
+    # Parallel kernels share the cores among them.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     import papermill
     from papermill.exceptions import PapermillExecutionError

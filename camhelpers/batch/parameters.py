@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 # Behind `# help` may stand a range, [0..1], (0..1] without 0, [0..] without end, or what a text names, {layer}.
 NAMES = {"model": "a model", "layer": "a layer of the model", "method": "a method",
          "method:method": "two methods, as in hybrid@0.3:gradcam"}  # fmt: skip
+FED = ("classes", "size", "mean", "std", "fit")  # how a network is fed, which the parameter `card` states
 HELP = re.compile(rf"#\s*help\s+(?:([\[(])([^\]]+?)\.\.([^\]]*)\]\s*|\{{({'|'.join(NAMES)})\}}\s*)?(.*)")
 
 
@@ -90,24 +92,40 @@ def _words(kind: Any, span: str) -> str:
 
 
 def check(offered: dict[Path, dict[str, Parameter]], given: dict[str, Any]) -> dict[Path, dict[str, Any]]:
-    """For each notebook, those of the `given` values that it takes, parsed; an unknown name is an error."""
+    """For each notebook, those of the `given` values that it takes, parsed; what one lacks is named on stderr.
+
+    The fields of a card, such as `size`, may be given by themselves; they go into the parameter `card`.
+    """
     known = {name for parameters in offered.values() for name in parameters}
+    if "card" in known and (fed := [name for name in given if name in FED and name not in known]):
+        stated = [given.get("card", ""), *(f"{name}={given[name]}" for name in fed)]
+        given = {name: value for name, value in given.items() if name not in fed} | {"card": "; ".join(filter(None, stated))}
     if unknown := [name for name in given if name not in known]:
         names = ", ".join(sorted(known)) or "no parameters at all"
         raise ValueError(f"Unknown parameter {unknown[0]!r}; the selected notebooks take {names}.")
-    return {notebook: _take(parameters, given) for notebook, parameters in offered.items()}
+    chosen = {notebook: _take(parameters, given) for notebook, parameters in offered.items()}
+    for name in given:
+        if lacking := [path.stem for path in chosen if name not in chosen[path]]:
+            if len(lacking) == len(chosen):
+                raise ValueError(f"Parameter {name!r}: {given[name]!r} does not suit {', '.join(lacking)}.")
+            print(f"{', '.join(lacking)}: runs without {name}={given[name]}", file=sys.stderr)
+    return chosen
 
 
 def _take(parameters: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Any]:
     """Those of the `given` values that a notebook takes, parsed and looked up; torch is loaded only for that."""
     given = {name: parameters[name].parse(value) for name, value in given.items() if name in parameters}
     kinds = {name: parameter.names for name, parameter in parameters.items() if parameter.names}
-    if not kinds or not given.keys() & {"model", *kinds}:
+    if not kinds or not given.keys() & {"model", "architecture", "card", *kinds}:
         return given
     from ..cam import layers, methods, models
 
     every = {name: parameter.default for name, parameter in parameters.items()} | given
-    net = models.load_model(every["model"]) if "model" in every else None
+    how = every.get("architecture"), every.get("card", "")
+    net = models.load_model(every["model"], *how) if "model" in every else None
+    if "model" in given and len(net.card.size) != len(models.load_model(parameters["model"].default).card.size):
+        about = {"model", "architecture", "card", *(name for name, kind in kinds.items() if kind == "layer")}
+        return _take(parameters, {name: value for name, value in given.items() if name not in about})  # its own network
     for name in kinds:
         kind, texts = kinds[name], every[name] if isinstance(every[name], list) else [every[name]]
         try:

@@ -1,11 +1,13 @@
 """The card of a model: what one must know to feed it and to read its answer."""
 
-from typing import Any, Literal
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import BeforeValidator, Field, FiniteFloat, PositiveInt
 from torch import Tensor
 
 from ..checks import checked
@@ -14,20 +16,47 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow and OpenCV turn colour into grey
 
 
+def _listed(value: Any) -> Any:
+    """Text such as "0.5, 0.5, 0.5", which a command line or a notebook's parameter holds, as a list."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _axes(value: Any) -> Any:
+    """One number is the length of both sides."""
+    sides = [value] if isinstance(value, int) else _listed(value)
+    return [*sides, *sides] if isinstance(sides, (list, tuple)) and len(sides) == 1 else sides
+
+
+def _names(value: Any) -> Any:
+    """The names of classes; a count stands for "class 0", "class 1" and so on."""
+    names = _listed(value)
+    count = names[0] if isinstance(names, (list, tuple)) and len(names) == 1 else names
+    if not str(count).isdecimal():
+        return names
+    if int(count) < 1:
+        raise ValueError(f"classes is {value!r}; a model has at least one class")
+    return [f"class {i}" for i in range(int(count))]
+
+
 @checked
 class Card:
-    """Name, classes, architecture, input size and statistics of a model, and how it was trained."""
+    """Name, classes, architecture, input size and statistics of a model, and how it was trained.
+
+    >>> card = Card("mine", classes=2, size="32", fit="crop")
+    >>> card.classes, card.size
+    (('class 0', 'class 1'), (32, 32))
+    """
 
     name: str
-    classes: tuple[str, ...] = ()
+    classes: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
     architecture: str = ""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    size: tuple[int, ...] = (224, 224)
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    size: Annotated[tuple[PositiveInt, ...], BeforeValidator(_axes)] = (224, 224)
+    mean: Annotated[tuple[FiniteFloat, ...], BeforeValidator(_listed)] = IMAGENET_MEAN
+    std: Annotated[tuple[FiniteFloat, ...], BeforeValidator(_listed)] = IMAGENET_STD
     fit: Literal["squash", "crop"] = "squash"
-    resize: int | None = None
-    interpolation: str = "bilinear"
+    resize: PositiveInt | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     orientation: Literal["LPS", "RAS", "stored"] = "LPS"
     """How a model of volumes wants a NIfTI turned: the directions of x, y and z, or as it is stored."""
     training: dict[str, Any] = Field(default_factory=dict)
@@ -37,7 +66,7 @@ class Card:
         for name, colours, grey in (("mean", IMAGENET_MEAN, (0.0,)), ("std", IMAGENET_STD, (1.0,))):
             if len(self.size) == 3 and getattr(self, name) == colours:  # a grey volume stays in 0..1 unless stated
                 object.__setattr__(self, name, grey)
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+        if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise ValueError(f"mean {self.mean} and std {self.std} must have one positive number for each channel")
 
     def prepare(self, picture: np.ndarray) -> Tensor:
@@ -94,3 +123,17 @@ class Card:
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, -1) + (1,) * (x.ndim - 2)
         return x.new_tensor(self.mean).view(shape), x.new_tensor(self.std).view(shape)
+
+
+def fields(text: str) -> dict[str, Any]:
+    """The fields of a card that a text states, or a card's JSON file.
+
+    >>> fields("size=32; mean=0.5,0.5,0.5")
+    {'size': '32', 'mean': '0.5,0.5,0.5'}
+    """
+    if text.endswith(".json"):
+        return json.loads(Path(text).read_text(encoding="utf-8"))
+    pairs = [part.partition("=") for part in text.split(";") if part.strip()]
+    if not all(name.strip() and value.strip() for name, _, value in pairs):
+        raise ValueError(f"The card {text!r} cannot be read; write 'classes=10; size=32; fit=crop', or name its file.")
+    return {name.strip(): value.strip() for name, _, value in pairs}

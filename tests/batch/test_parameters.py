@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import pytest
+import torch
 
 from camhelpers.batch.parameters import check, parse_cell, read_parameters
+from camhelpers.cam import models
 
 CELL = """
 from typing import Literal
@@ -82,9 +86,30 @@ def test_a_wrong_value_is_told_what_is_allowed(name, given):
         OFFERED[name].parse(given)
 
 
-def test_a_value_goes_to_the_notebooks_that_take_it():
-    both = {"02": OFFERED, "03": parse_cell("alpha: float = 0.5\nbeta: int = 1")}
-    assert check(both, {"beta": "4"}) == {"02": {}, "03": {"beta": 4}}
+def test_a_value_goes_to_the_notebooks_that_take_it_and_the_others_are_named(capsys):
+    both = {Path("02_a"): OFFERED, Path("03_b"): parse_cell("alpha: float = 0.5\nbeta: int = 1")}
+    assert list(check(both, {"beta": "4"}).values()) == [{}, {"beta": 4}]
+    assert capsys.readouterr().err == "02_a: runs without beta=4\n"
+
+
+FED = """model: str = "{}"  # help {{model}} Which network
+architecture: str = ""
+card: str = ""
+layers: list[str] = []  # help {{layer}} Which layers
+"""
+
+
+def test_a_network_of_ones_own_is_built_fed_and_kept_from_chapters_of_volumes(tmp_path, capsys):
+    torch.save({"state_dict": models._named("timm/test_resnet", 3).state_dict()}, tmp_path / "net.ckpt")
+    chapters = {Path(name): parse_cell(FED.format(model)) for name, model in (("02_a", "scenes"), ("06_b", "retina"))}
+    given = {"model": str(tmp_path / "net.ckpt"), "architecture": "timm/test_resnet", "layers": "layer2"}
+    stated, given = {**given, "card": "size=64", "layers": ["layer2"]}, {**given, "size": "64"}
+    assert list(check(chapters, given).values()) == [stated, {}]
+    assert capsys.readouterr().err.count("06_b: runs without") == 4
+    with pytest.raises(ValueError, match=r"^Parameter 'model': '.*net.ckpt' does not suit 06_b\.$"):
+        check({Path("06_b"): chapters[Path("06_b")]}, given)
+    with pytest.raises(ValueError, match=r"size\.0 is '0': Input should be greater than 0"):
+        check(chapters, given | {"size": "0"})
 
 
 @pytest.mark.parametrize(
@@ -93,7 +118,7 @@ def test_a_value_goes_to_the_notebooks_that_take_it():
      {"family": "hybrid@0.3:gradcam,layercam:hybrid@.7"}],
 )  # fmt: skip
 def test_what_is_named_is_looked_up(given):
-    assert check({"02": OFFERED}, given)["02"].keys() == given.keys()
+    assert check({Path("02"): OFFERED}, given)[Path("02")].keys() == given.keys()
 
 
 def test_a_cell_that_cannot_be_read_is_told_and_none_is_no_error(tmp_path, write_notebook):

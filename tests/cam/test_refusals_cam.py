@@ -44,6 +44,24 @@ def stored(content: object, name: str = "bad.pt", **spec: object) -> nn.Module:
     return load_model(name, **spec)
 
 
+def cut() -> nn.Module:
+    """The model loaded from an interrupted copy."""
+    torch.save(BARE.state_dict(), "whole.pt")
+    return stored(Path("whole.pt").read_bytes()[:-200], **SPEC)
+
+
+def scripted() -> nn.Module:
+    """The model loaded from TorchScript."""
+    torch.jit.trace(nn.Flatten(), X).save("bad.pt")
+    return load_model("bad.pt", **SPEC)
+
+
+def carded(text: str) -> nn.Module:
+    """The model loaded from weights beside a card with this text."""
+    Path("bad.json").write_text(text)
+    return stored(BARE.state_dict())
+
+
 def exchanged() -> nn.Module:
     """The model loaded from weights beside the card of others."""
     save_model(BARE, Card("bare", ("a",) * 3, "small_resnet"), "one")
@@ -106,22 +124,32 @@ REFUSALS = [
     (lambda n: noisy_gradients(DETACHED, X, [0, 0]), V, "depends neither on a captured layer nor on the input"),
     (lambda n: variants(["hybrid"], []), V, "no method to examine; name some of gradcam"),
     (lambda n: Card("x", mean=(0.5,), std=(0,)), V, "one positive number for each channel"),
-    (lambda n: Card("x", size=32), V, "size is 32: "),
+    (lambda n: Card("x", size="32, 0"), V, "size.1 is '0': Input should be greater than 0"),
+    (lambda n: Card("x", interpolation="area"), V, "interpolation is 'area': Input should be 'bilinear' or 'bicubic'"),
+    (lambda n: load_model(BARE, card="fit=stretch"), V, "fit is 'stretch': Input should be 'squash' or 'crop'"),
+    (lambda n: load_model(BARE, card="size 32"), V, "The card 'size 32' cannot be read; write 'classes=10; size=32"),
+    (lambda n: load_model(BARE, architecture=nn.Flatten), V, "architecture is <class .*>: Input should be a valid str"),
     (lambda n: Card("x", size=(8, 8, 8)).prepare(PICTURE), V, "takes inputs with 3 axes, not pictures; pass a tensor"),
     (lambda n: Card("x").prepare_volume(CUBE), V, "three numbers in size and one in mean and std"),
     (lambda n: explain(load_model(SmallResNet(2), classes=3), PICTURE), V, "names 3 classes, but .* has 2 outputs"),
     (lambda n: load_model("tinny"), V, "no model 'tinny'; give a shipped one .*scenes.*, a classifier of torchvision"),
     (lambda n: load_model("none.pt", **SPEC), FileNotFoundError, r"There is no checkpoint 'none\.pt'"),
     (lambda n: stored({"weight": Code()}, **SPEC), V, r"holds more than weights \(pickled code\) and was refused"),
-    (lambda n: stored(b"x" * 100, "bad.safetensors", **SPEC), V, "is not a readable checkpoint"),
+    (lambda n: stored(b"x" * 100, "bad.safetensors", **SPEC), V, "is not a readable checkpoint; is it damaged"),
+    (lambda n: stored(b"x" * 100, **SPEC), V, "is not a readable checkpoint; is it damaged or cut short"),
+    (lambda n: cut(), V, "is not a readable checkpoint; is it damaged or cut short"),
+    (lambda n: scripted(), V, "is a TorchScript archive and was refused; save model.state_dict"),
+    (lambda n: stored(BARE, **SPEC), V, r"holds more than weights \(pickled code\) and was refused"),
+    (lambda n: carded("[]"), V, r"bad\.json is no card of a model: "),
+    (lambda n: carded('{"name": "x", "fit": "x"}'), V, r"bad\.json is no card of a model: fit is 'x'"),
+    (lambda n: carded("{"), V, r"bad\.json is no card of a model: "),
     (lambda n: stored({"epoch": 3}, **SPEC), V, r"holds no state dict; save model.state_dict\(\)"),
     (lambda n: stored(BARE.state_dict()), V, "holds weights only; say architecture='resnet18'"),
-    (lambda n: stored(BARE.state_dict(), architecture="resnet18"), V, "weights only; say classes="),
+    (lambda n: stored(BARE.state_dict(), architecture="nets:no"), V, "weights only; say classes="),
     (lambda n: stored(BARE.state_dict(), **SPEC), V, "does not fit resnet18 with 3 classes: "),
     (lambda n: stored(BARE.state_dict(), architecture=lambda: SmallResNet(3)), V, "does not fit the given network: "),
     (lambda n: stored(BARE.state_dict(), architecture="nets:no", classes=2), V, "'nets:no' cannot be built"),
     (lambda n: load_model(BARE, classes=0), V, "at least one class"),
-    (lambda n: load_model("scenes", classes="abc"), V, "classes is 'abc': "),
     (lambda n: load_model("scenes", classes=4), V, "does not fit small_resnet with 4 classes"),
     (lambda n: exchanged(), V, r"two\.safetensors is not the file that two\.json describes: its checksum differs"),
     (lambda n: load_model("resnet50"), FileNotFoundError,

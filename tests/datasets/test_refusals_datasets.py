@@ -15,7 +15,7 @@ REFUSALS = [
     (lambda: samples("placed:test:many"), r"0 from 0 on are not among them \(test:60\)"),
     (lambda: retinas.draw(0, "cataract"), "'cataract'; choose from normal, drusen, fluid"),
     (lambda: retinas.dataset("holdout", 3), "choose from train, val, test"),
-    (lambda: training.TRAINERS["retina"](epochs=0), "one epoch or more, not 0"),
+    (lambda: training.train("retina", epochs=0), "one epoch or more, not 0"),
 ]
 
 

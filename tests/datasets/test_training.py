@@ -78,7 +78,7 @@ def test_every_recipe_is_that_of_the_shipped_model():
 
 def test_a_trainer_writes_a_model_that_loads(tmp_path, capsys):
     out = tmp_path / "tiny.safetensors"
-    training.TRAINERS["scenes"](out=out, pictures=20, epochs=1, seed=3)
+    training.train("scenes", out=out, pictures=20, epochs=1, seed=3)
     card = json.loads(out.with_suffix(".json").read_text())
     said = card["training"]
     assert said["command"] == "python -m camhelpers train scenes --pictures 20 --epochs 1 --seed 3"
