@@ -100,7 +100,7 @@ def running(browser, lab, name: str):
     page.wait_for_selector(".widget-toggle-buttons", timeout=240_000)
     waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(prompt => prompt.innerText.includes('*'))"
     page.wait_for_function(f"!{waiting}", timeout=240_000)
-    page.locator("img.widget-image").scroll_into_view_if_needed()
+    page.locator("img.widget-image").first.scroll_into_view_if_needed()
     return page
 
 
@@ -116,7 +116,7 @@ def changed(page, before: str, seconds: float = 60) -> str:
 
 
 def press(page, slider: str, key: str, times: int) -> None:
-    handle = page.locator(".widget-slider", has_text=slider).locator(".noUi-handle")
+    handle = page.locator(".widget-slider", has_text=slider).locator(".noUi-handle").first
     handle.focus()
     for _ in range(times):
         handle.press(key)
@@ -130,10 +130,14 @@ def test_toggling_the_method_and_moving_alpha_changes_the_picture(browser, lab):
     page.locator(".widget-toggle-button", has_text="Hybrid").first.click()
     assert changed(page, second) == first, "the same choice must give the same picture"
     press(page, "alpha", "ArrowLeft", 4)
-    page.wait_for_function("document.body.innerText.includes('alpha 0.50')", timeout=20_000)
+    page.wait_for_function("document.body.innerText.includes('alpha 0.50,')", timeout=20_000)
     third = changed(page, first)
-    page.locator(".widget-dropdown", has_text="colours").locator("select").select_option("viridis")
-    changed(page, third)
+    page.locator(".widget-dropdown", has_text="colours").first.locator("select").select_option("viridis")
+    fourth = changed(page, third)
+    page.locator(".widget-dropdown", has_text="beside").first.locator("select").select_option("LayerCAM")
+    changed(page, fourth)
+    page.locator("button", has_text="save").first.click()
+    page.wait_for_function("document.body.innerText.includes('Written: ')", timeout=20_000)
     errors = page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']")
     assert errors.all_inner_texts() == []
     page.close()

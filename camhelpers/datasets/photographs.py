@@ -7,7 +7,7 @@ import importlib.util
 import json
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +16,10 @@ from ..files import ROOT
 from ..io.images import read_image
 from . import scenes
 from .sets import stream
+
+
+def _data(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / f"data/{name}.json").read_text(encoding="utf-8"))
 
 
 class Photograph(NamedTuple):
@@ -28,21 +32,9 @@ class Photograph(NamedTuple):
     label: str | None = None
 
 
-PHOTOGRAPHS = {
-    "cat": Photograph("chelsea.png", "Chelsea the cat", "Stéfan van der Walt", "CC0", "Egyptian cat"),
-    "coffee": Photograph("coffee.png", "Cup of espresso", "Rachel Michetti", "CC0", "espresso"),
-    "camera": Photograph("camera.png", "Man with a camera", "Lav Varshney", "CC0", "tripod"),
-    "rocket": Photograph("rocket.jpg", "Falcon 9 before its launch", "SpaceX", "public domain", "missile"),
-    "astronaut": Photograph("astronaut.png", "Eileen Collins", "NASA", "public domain"),
-    "clock": Photograph("clock_motion.png", "Wall clock", "Stéfan van der Walt", "public domain", "wall clock"),
-    "hubble": Photograph("hubble_deep_field.jpg", "Hubble eXtreme Deep Field", "NASA", "public domain"),
-    "retina": Photograph("retina.jpg", "A human retina", "Mikael Häggström", "CC0"),
-    "brick": Photograph("brick.png", "Brick wall", "CC0Textures", "CC0"),
-    "grass": Photograph("grass.png", "Grass", "Linolafett", "CC0"),
-    "gravel": Photograph("gravel.png", "Gravel", "CC0Textures", "CC0"),
-}
+PHOTOGRAPHS = {name: Photograph(**about) for name, about in _data("photographs").items()}
 # What is cut out, as ImageNet calls it: of which photograph, and the outline (x, y) in its pixels.
-CUTOUTS = json.loads((ROOT / "data/cutouts.json").read_text())
+CUTOUTS = _data("cutouts")
 CLASSES, SPLITS, SPLIT_SIZE = tuple(CUTOUTS), scenes.SPLITS, scenes.SPLIT_SIZE
 SIZE, SEEN = 256, 224  # of 256 pixels, networks of ImageNet see the middle 224, and what is placed lies in there
 SIDES = (110, 160)  # the geometric mean of a cut-out's height and width; on smaller ones EfficientNet-Lite0 errs

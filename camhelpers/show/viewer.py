@@ -10,7 +10,6 @@ import numpy as np
 
 from .. import render
 from ..cam.methods import title
-from ..io.images import encode
 from . import planes
 from .controls import Explored, bar, colours, font, fraction, resize, toggles
 
@@ -60,7 +59,7 @@ class VolumeViewer(Explored):
         place = f"(z {point[0]}, y {point[1]}, x {point[2]})" + (f" at ({where}) mm" if self.scale.unit == "mm" else "")
         heated = f"{html.escape(title(self.method.value))} heat {value}"
         self.caption.value = f"Voxel {place}: {heated}, volume {self.volume[point]:.2f}{inside}."
-        self.image.value = encode(self._compose(heat, point), "jpeg", quality=80)
+        self._show(self._compose(heat, point), f"{self.method.value} {place}")
 
     def _compose(self, heat: np.ndarray, point: tuple[int, int, int]) -> np.ndarray:
         from PIL import Image, ImageDraw
