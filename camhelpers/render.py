@@ -52,7 +52,7 @@ def _printed(figure: "Figure", kind: str) -> tuple[str, dict[str, int]] | None:
     pictures = any(np.ndim(image.get_array()) == 3 for axes in figure.axes for image in axes.images)
     if (kind == "jpeg") != pictures:
         return None
-    options = {"pil_kwargs": {"quality": 90, "optimize": True}} if pictures else {}
+    options = {"pil_kwargs": {"quality": 90, "optimize": True, "progressive": True}} if pictures else {}
     data = print_figure(figure, kind, dpi=2 * figure.dpi, **options)
     width, height = Image.open(io.BytesIO(data)).size
     return base64.b64encode(data).decode(), {"width": width // 2, "height": height // 2}
