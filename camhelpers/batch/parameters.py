@@ -98,8 +98,8 @@ def check(offered: dict[Path, dict[str, Parameter]], given: dict[str, Any]) -> d
     """
     known = {name for parameters in offered.values() for name in parameters}
     if "card" in known and (fed := [name for name in given if name in FED and name not in known]):
-        stated = [given.get("card", ""), *(f"{name}={given[name]}" for name in fed)]
-        given = {name: value for name, value in given.items() if name not in fed} | {"card": "; ".join(filter(None, stated))}
+        stated = [*filter(None, [given.get("card")]), *(f"{name}={given[name]}" for name in fed)]
+        given = {name: value for name, value in given.items() if name not in fed} | {"card": "; ".join(stated)}
     if unknown := [name for name in given if name not in known]:
         names = ", ".join(sorted(known)) or "no parameters at all"
         raise ValueError(f"Unknown parameter {unknown[0]!r}; the selected notebooks take {names}.")

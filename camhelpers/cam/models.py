@@ -41,6 +41,8 @@ def load_model(
     comes from the card beside the checkpoint, or is what torchvision or timm state for the architecture.
     """
     known = fields(card) | known
+    if "size" in known:  # the margin of a crop belongs to the size for which it was chosen
+        known = {"resize": None} | known
     with torch.inference_mode(False):  # tensors born in inference mode could never be explained
         if isinstance(spec, nn.Module):
             known |= {"architecture": architecture} if architecture else {}
@@ -138,8 +140,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             with torch.serialization.safe_globals([argparse.Namespace]):  # the options that many training loops keep
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own
-        kinds = {"TorchScript": "is a TorchScript archive", "Unsupported global": "holds more than weights (pickled code)"}
-        if what := next((what for word, what in kinds.items() if word in str(error)), ""):
+        what = "is a TorchScript archive" if "TorchScript" in str(error) else "holds more than weights (pickled code)"
+        if "TorchScript" in str(error) or "Unsupported global" in str(error):
             raise ValueError(f"{path.name} {what} and was refused; save model.state_dict() instead.") from None
         raise ValueError(f"{path.name} is not a readable checkpoint; is it damaged or cut short?") from error
     for key in _NESTS:
