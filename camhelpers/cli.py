@@ -107,20 +107,20 @@ def evaluate(
 ) -> int:  # fmt: skip
     """Measure methods on pictures, with statistics, tables and plots; goes on where it was interrupted."""
     from .datasets.samples import samples
-    from .evaluate import report
+    from .evaluate import report, verdicts
     from .evaluate import run as evaluation
 
     pictures, options = samples(_source(images), n, masks and masks.absolute()), asdict(plan)
     declared = compare and [_pair(text, ":", "A comparison is given as first:second") for text in compare]
-    pairs = report.family(plan.methods, plan.alphas, len(pictures), declared)
+    pairs = verdicts.family(plan.methods, plan.alphas, len(pictures), declared)
     model = network.load()
-    shared = {name: options[name] for name in ("methods", "alphas", "layers", "seed", "batch")}
+    shared = {name: options[name] for name in ("methods", "alphas", "layers", "seed", "place", "batch")}
     thresholds = evaluation.calibrate(model, samples(_source(calibration)), **shared) if calibration else None
     found = evaluation.evaluate(model, pictures, thresholds=thresholds, out=out, progress=True, **options)
     for name, why in found.failed.items():
         print(f"{name} is left out: {why}", file=sys.stderr)
     report.write(found, out, pairs)
-    print(report.headlines(found, pairs))
+    print(verdicts.headlines(found, pairs))
     print(f"\nWritten: {out}; its tables hold what this call asked for, and parts/ all that was measured")
     return int(bool(found.failed))
 

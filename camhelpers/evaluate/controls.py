@@ -3,7 +3,8 @@
 A table in the form of `run.COLUMNS` holds all of them, so that `gate` can judge any score.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from torch import nn
 
 from ..cam.capture import resolve_target
-from ..cam.explain import Explanation, explain
+from ..cam.explain import Explanation, Size, explain
+from ..cam.geometry import Place
 from ..cam.methods import controls, variants
 
 ALPHA = 0.7
@@ -51,19 +53,38 @@ def measured(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, f
     return variants([name for name in names if name not in controls()], alphas) + variants(controls(), ())
 
 
-def copies(ex: Explanation, name: str, heat: np.ndarray, **options: Any) -> dict[str, np.ndarray]:
-    """The copies of a method's map `(N, *spatial)`: left and right exchanged, and for the least likely other class.
+def maps(
+    ex: Explanation, methods: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], *, rivals: bool = True,
+    place: Place = "grid", size: Size = "model",
+) -> Iterator[tuple[str, float, str, np.ndarray, float]]:  # fmt: skip
+    """Every map that takes part, as name, alpha, layer, heat `(N, *spatial)` and the seconds that the method took.
 
-    A control has none, and a model with one score has no other class. `options` are those of `heatmap`.
+    Behind each method come its copies: its map with left and right exchanged, and its map for the least likely other
+    class, if there is one. Without `rivals` there are neither copies nor controls. `place` moves no control: a bell is
+    in the centre of the picture, wherever cells look.
     """
-    if name in controls():
-        return {}
-    found = {MIRRORED: np.flip(heat, -1)}
-    if ex.capture.logits.shape[1] > 1:
-        others = ex.capture.logits.clone()
-        others[torch.arange(len(others)), ex.capture.classes(ex.target)] = torch.inf
-        found[OTHER_CLASS] = ex.heatmap(name, target=others.argmin(1), **options)
-    return found
+    found: dict[Any, np.ndarray] = {}
+
+    def drawn(name: str, **options: Any) -> np.ndarray:
+        # Maps that are equal at the layer are drawn once: the hybrid's ends are its parents to the last bit.
+        key = options["layer"], ex.heatmap(name, **options, size="native").tobytes()
+        if key not in found:
+            found[key] = ex.heatmap(name, **options, size=size, place="grid" if name in controls() else place)
+        return found[key]
+
+    others = ex.capture.logits.clone()
+    others[torch.arange(len(others)), ex.capture.classes(ex.target)] = torch.inf
+    for layer in ex.layers:
+        for name, alpha in measured(methods, alphas) if rivals else variants(methods, alphas):
+            options = {"layer": layer, "alpha": ALPHA if np.isnan(alpha) else alpha, "seed": seeds}
+            heat, start = drawn(name, **options), perf_counter()
+            ex.heatmap(name, **options, size=size)  # the first one paid for warming up
+            yield name, alpha, layer, heat, perf_counter() - start
+            if rivals and name not in controls():
+                yield copy_of(name, MIRRORED), alpha, layer, np.flip(heat, -1), np.nan
+                if others.shape[1] > 1:
+                    other = drawn(name, **options, target=others.argmin(1))
+                    yield copy_of(name, OTHER_CLASS), alpha, layer, other, np.nan
 
 
 def hollow(heat: np.ndarray) -> np.ndarray:
@@ -80,7 +101,7 @@ def hollow(heat: np.ndarray) -> np.ndarray:
 def judge(
     model: nn.Module, pictures: Sequence[Any], metric: str, score: Callable[[np.ndarray, int], float], *,
     methods: Sequence[str], layers: Sequence[str] | str | None = None, target: Any = None,
-    oracle: Callable[[int], np.ndarray] | None = None, seed: int = 0, batch: int = 32,
+    oracle: Callable[[int], np.ndarray] | None = None, seed: int = 0, batch: int = 32, place: Place = "grid",
 ) -> pd.DataFrame:  # fmt: skip
     """Any score of a map, `score(heat, i)` on picture `i`, for the methods with all that they must beat: see `gate`.
 
@@ -92,16 +113,11 @@ def judge(
         asked = target[start : start + batch] if isinstance(target, (list, torch.Tensor)) else target
         ex = explain(model, pictures[start : start + batch], layers=layers, target=asked)
         here = range(start, start + len(ex.inputs))
-        for layer in ex.layers:
-            stack = {}
-            for name, alpha in measured(methods, [ALPHA]):
-                options = {"layer": layer, "alpha": ALPHA, "seed": [seed + i for i in here]}
-                heat = stack[name, alpha] = ex.heatmap(name, **options)
-                for kind, copied in copies(ex, name, heat, **options).items():
-                    stack[copy_of(name, kind), alpha] = copied
-            if oracle:
-                right = [oracle(i) for i in here]
-                stack |= {(ORACLE, np.nan): right, (copy_of(ORACLE, HOLLOW), np.nan): [hollow(h) for h in right]}
-            rows += [(i, name, alpha, layer, metric, "none", score(h, i))
-                     for (name, alpha), heats in stack.items() for i, h in zip(here, heats, strict=True)]  # fmt: skip
+        found = [each[:4] for each in maps(ex, methods, [ALPHA], [seed + i for i in here], place=place, size="input")]
+        if oracle:
+            right = [oracle(i) for i in here]
+            two = {ORACLE: right, copy_of(ORACLE, HOLLOW): [hollow(heat) for heat in right]}
+            found += [(who, np.nan, layer, heats) for layer in ex.layers for who, heats in two.items()]
+        rows += [(i, name, alpha, layer, metric, "none", score(heat, i))
+                 for name, alpha, layer, heats in found for i, heat in zip(here, heats, strict=True)]  # fmt: skip
     return pd.DataFrame(rows, columns=["picture", "method", "alpha", "layer", "metric", "baseline", "value"])

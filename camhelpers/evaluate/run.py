@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from ..cam.cards import Card
 from ..cam.explain import explain
-from ..cam.geometry import upsample
+from ..cam.geometry import Place
 from ..cam.layers import layer_name
 from ..cam.methods import METHODS
 from ..cam.models import model_hash
@@ -31,7 +31,7 @@ from ..files import ROOT, fingerprint, results_dir, versions, write_text
 from ..progress import Progress
 from . import faithfulness
 from . import localisation as metrics
-from .controls import ALPHA, HOLLOW, ORACLE, copies, copy_of, hollow, measured, variant
+from .controls import ALPHA, HOLLOW, ORACLE, copy_of, hollow, maps, measured, variant
 
 FAITHFULNESS = ("insertion", "deletion")
 LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -49,7 +49,7 @@ class Plan:
     """What is measured; the options of `evaluate` and of the command line."""
 
     methods: tuple[str, ...] = ("gradcam", "layercam", "hybrid")
-    """The methods to compare; what they must beat and, where there are masks, the oracle always take part."""
+    """The methods to compare."""
     alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (ALPHA,)
     """The hybrid's shares of Grad-CAM, each measured on its own."""
     layers: tuple[str, ...] = ()
@@ -63,6 +63,10 @@ class Plan:
     """The steps of an insertion or deletion curve."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Breaks ties between pixels and draws the random maps."""
+    place: Place = "grid"
+    """Where a layer's cells are drawn: grid, geometric or effective, as in `heatmap`."""
+    controls: bool = True
+    """Whether what a method must beat is measured; without, no score is evidence, and it takes a third of the time."""
     batch: Annotated[int, Field(ge=1)] = 16
     """The pictures that are explained and kept together."""
 
@@ -116,7 +120,7 @@ def evaluate(
             if missing := [m for m, path in paths.items() if not (path and path.is_file())]:
                 found = _part(model, card, numbered, replace(plan, metrics=tuple(missing)), cuts)
             for metric, path in paths.items():
-                text = json.dumps(_of_metric(found, metric)) if metric in missing else path.read_text(encoding="utf-8")
+                text = json.dumps(found[metric]) if metric in missing else path.read_text(encoding="utf-8")
                 if path and metric in missing:
                     write_text(path, text)
                 parts.append(json.loads(text))  # what was kept and what is new go the same way, to the last digit
@@ -134,7 +138,7 @@ def evaluate(
         "model": card.name, "model_hash": weights, "n": len(seen),
         "masks": sum(s.masked and s.name in seen for s in samples),
         "accuracy": sum(judged) / len(judged) if judged else None, **asdict(plan), "thresholds": cuts,
-        "methods": [variant(*v) for v in measured(plan.methods, plan.alphas)],
+        "methods": [variant(*v) for v in measured(plan.methods, plan.alphas) if plan.controls or v[0] in plan.methods],
     }  # fmt: skip
     return Evaluation(table.astype({"alpha": float, "value": float, "steps": "Int64"}), curves, failed, about)
 
@@ -153,10 +157,10 @@ def calibrate(model: nn.Module, samples: Sequence[Sample], **options: Any) -> di
     for first in range(0, len(some), plan.batch):
         read = [s.read() for s in some[first : first + plan.batch]]
         x = torch.stack([card.prepare(pixels) for pixels, _ in read])
-        _, _, maps, stack = _explained(model, x, plan, [plan.seed + first + i for i in range(len(x))])
         masks += [_as_seen(mask, card) for _, mask in read]
-        for (method, alpha, layer), (index, _) in maps.items():
-            heats.setdefault((variant(method, alpha), layer), []).extend(stack[index])
+        ex, seeds = explain(model, x, layers=list(plan.layers)), [plan.seed + first + i for i in range(len(x))]
+        for method, alpha, layer, heat, _ in maps(ex, plan.methods, plan.alphas, seeds, place=plan.place):
+            heats.setdefault((variant(method, alpha), layer), []).extend(heat)
     some_heat = {key: held for key, held in heats.items() if np.any(held)}  # copies may be blank throughout
     chosen = dict.fromkeys(heats, 1.0) | {key: metrics.calibrate_threshold(h, masks) for key, h in some_heat.items()}
     right = {ORACLE: 1.0, copy_of(ORACLE, HOLLOW): 0.75}  # the mask, and the mask but for its heart
@@ -165,94 +169,62 @@ def calibrate(model: nn.Module, samples: Sequence[Sample], **options: Any) -> di
 
 def _part(
     model: nn.Module, card: Card, numbered: Mapping[int, Sample], plan: Plan, cuts: Mapping[str, float]
-) -> dict[str, Any]:
-    """Everything about one batch, ready for JSON."""
+) -> dict[str, dict[str, Any]]:
+    """Everything about one batch, ready for JSON, by metric."""
     read: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
-    part: dict[str, Any] = {"failed": {}, "seen": {}, "rows": [], "curves": []}
+    failed, seen = {}, {}
     for i, s in numbered.items():
         try:
             read[i] = s.read()
         except (ValueError, OSError) as error:
-            part["failed"][s.name] = str(error)
+            failed[s.name] = str(error)
+    part = {metric: {"failed": failed, "seen": seen, "rows": [], "curves": []} for metric in plan.metrics}
     if not read:
         return part
     some, seeds = [numbered[i] for i in read], [plan.seed + i for i in read]
     masks = [None if mask is None else _as_seen(mask, card) for _, mask in read.values()]
-    x = torch.stack([card.prepare(pixels) for pixels, _ in read.values()])
-    x, classes, maps, stack = _explained(model, x, plan, seeds)
-    ranked = stack
-    if any(mask is not None for mask in masks):
-        perfect = [np.zeros(stack.shape[2:], bool) if mask is None else mask for mask in masks]
+    x, start = torch.stack([card.prepare(pixels) for pixels, _ in read.values()]), perf_counter()
+    ex = explain(model, x, layers=list(plan.layers))
+    ex.capture.gradients(ex.target)
+    shared = perf_counter() - start
+
+    heats, index, seconds = {}, {}, {}  # each map that differs once, which of them are whose, and what they took
+    for *who, heat, took in maps(ex, plan.methods, plan.alphas, seeds, rivals=plan.controls, place=plan.place):
+        index[*who] = fingerprint(heat)
+        heats.setdefault(index[*who], (heat, heat))
+        seconds[*who] = (shared + took) / len(x)
+    if plan.controls and any(mask is not None for mask in masks):
+        perfect = [np.zeros(x.shape[2:], bool) if mask is None else mask for mask in masks]
         graded = [metrics.oracle(mask) for mask in perfect]
         hollowed = [hollow(heat) for heat in graded]
-        ranked = np.concatenate([stack, np.asarray([graded, hollowed], np.float32)])
-        stack = np.concatenate([stack, np.asarray([perfect, hollowed], np.float32)])
-        for index, who in ((-2, ORACLE), (-1, copy_of(ORACLE, HOLLOW))):
-            maps |= {(who, np.nan, layer): (len(stack) + index, np.nan) for layer in plan.layers}
-    lines, areas, fractions = {}, {}, []
+        heats |= {ORACLE: (perfect, graded), copy_of(ORACLE, HOLLOW): (hollowed, hollowed)}
+        index |= {(who, np.nan, layer): who for who in (ORACLE, copy_of(ORACLE, HOLLOW)) for layer in plan.layers}
+    lines, areas, fractions, places = {}, {}, [], {key: place for place, key in enumerate(heats)}
     if directions := [d for d in FAITHFULNESS if d in plan.metrics]:
-        found = faithfulness.curves(
-            model, x, classes, ranked, steps=plan.steps, baselines=plan.baselines, directions=directions, seed=seeds
-        )
+        ranked = np.stack([np.asarray(ranked, np.float32) for _, ranked in heats.values()])
+        options = {"steps": plan.steps, "baselines": plan.baselines, "directions": directions, "seed": seeds}
+        found = faithfulness.curves(model, ex.inputs, ex.target, ranked, **options)
         lines, fractions = found.probability, found.fractions.tolist()
         areas = {way: faithfulness.auc(line, found.fractions) for way, line in lines.items()}
 
-    labels = [card.classes[c] if card.classes else str(c) for c in classes.tolist()]
+    labels = [card.classes[c] if card.classes else str(c) for c in ex.target.tolist()]
     for s, label in zip(some, labels, strict=True):
-        part["seen"][s.name] = label == s.label if s.label in card.classes else None
-    for (method, alpha, layer), (index, seconds) in maps.items():
+        seen[s.name] = label == s.label if s.label in card.classes else None
+    for (method, alpha, layer), key in index.items():
         judges = {**LOCALISATION, "iou": partial(metrics.iou, threshold=cuts.get(f"{variant(method, alpha)} {layer}"))}
+        took = seconds.get((method, alpha, layer), np.nan)
         for i, (s, label, mask) in enumerate(zip(some, labels, masks, strict=True)):
             if method.startswith(ORACLE) and mask is None:
                 continue
             who = [s.name, label, method, alpha, layer]
-            values = [(*way, plan.steps, plan.seed, float(area[index, i])) for way, area in areas.items()]
-            for name in plan.metrics if mask is not None else ():
-                if name in judges:
-                    values.append((name, "none", None, plan.seed, judges[name](stack[index, i], mask)))
-            part["rows"] += [[*who, *value, seconds] for value in values]
-            part["curves"] += [[*who, *way, fractions, line[index, i].tolist()] for way, line in lines.items()]
+            for way, area in areas.items():
+                value = float(area[places[key], i])
+                part[way[0]]["rows"].append([*who, *way, plan.steps, plan.seed, value, took])
+                part[way[0]]["curves"].append([*who, *way, fractions, lines[way][places[key], i].tolist()])
+            for name in [name for name in plan.metrics if name in judges and mask is not None]:
+                value = judges[name](heats[key][0][i], mask)
+                part[name]["rows"].append([*who, name, "none", None, plan.seed, value, took])
     return part
-
-
-def _of_metric(part: dict[str, Any], metric: str) -> dict[str, Any]:
-    """What one metric has in a part; a row names its metric behind picture, class, method, alpha and layer."""
-    return part | {kind: [row for row in part[kind] if row[5] == metric] for kind in ("rows", "curves")}
-
-
-def _explained(
-    model: nn.Module, x: Tensor, plan: Plan, seeds: list[int]
-) -> tuple[Tensor, Tensor, dict[tuple[str, float, str], tuple[int, float]], np.ndarray]:
-    """The pictures where the model is, their classes, and the maps: `(M, N, *spatial)`, each that differs once.
-
-    Before these, for each method, alpha and layer, which of the maps is its own and how many seconds a picture took.
-    Fused and compared at the layer's own resolution: the hybrid at its ends is Grad-CAM and LayerCAM to the last bit.
-    """
-    start = perf_counter()
-    ex = explain(model, x, layers=list(plan.layers))
-    ex.capture.gradients(ex.target)
-    shared = perf_counter() - start
-    maps, stack, known = {}, [], {}
-
-    def keep(name: str, alpha: float, layer: str, heat: np.ndarray, large: np.ndarray, seconds: float) -> None:
-        index = known.setdefault((heat.shape, heat.tobytes()), len(stack))
-        if index == len(stack):
-            stack.append(large)
-        maps[name, alpha, layer] = index, seconds
-
-    for layer in plan.layers:
-        for name, alpha in measured(plan.methods, plan.alphas):
-            options = {"layer": layer, "alpha": ALPHA if np.isnan(alpha) else alpha, "seed": seeds, "size": "native"}
-            for _ in range(2):  # the second is timed; whoever comes first pays for warming up
-                start = perf_counter()
-                heat = ex.heatmap(name, **options)
-                large = upsample(torch.from_numpy(heat), x.shape[2:]).numpy()
-                took = perf_counter() - start
-            keep(name, alpha, layer, heat, large, (shared + took) / len(x))
-            for kind, copied in copies(ex, name, heat, **options).items():
-                large = upsample(torch.from_numpy(copied.copy()), x.shape[2:]).numpy()
-                keep(copy_of(name, kind), alpha, layer, copied, large, np.nan)
-    return ex.inputs, ex.target, maps, np.stack(stack)
 
 
 def _as_seen(mask: np.ndarray, card: Card) -> np.ndarray:

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from ..evaluate.gate import EVIDENCE, WHERE
-from ..evaluate.report import words
 from ..evaluate.statistics import LOWER_IS_BETTER, interval
+from ..evaluate.verdicts import words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,43 +56,35 @@ def gate_chart(judged: pd.DataFrame, title: str = "", also: Sequence[str] = ("ba
     return figure
 
 
-def forest(rows: pd.DataFrame, labels: Sequence[str], title: str = "", *, margin: float | None = None,
-           xlabel: str = "difference, with its 95 % interval") -> "Figure":  # fmt: skip
-    """Differences with their intervals, one line each; pale where `gate`, if there is one, does not pass."""
-    import matplotlib.pyplot as plt
+def forests(
+    rows: pd.DataFrame, colours: Mapping[str, str], title: str = "", *, xlabel: str, margin: float = 0.0
+) -> "Figure":
+    """Differences with their intervals: a panel for each `panel`, a line for each `label`, a colour for each `way`.
 
-    figure, axis = plt.subplots(figsize=(9, 1.5 + 0.3 * len(rows)))
-    for y, (_, row) in enumerate(rows.iterrows()):
-        tone = "#0072B2" if row.get("gate", "pass") in EVIDENCE else "#BBBBBB"
-        axis.plot([row["low"], row["high"]], [y, y], color=tone, linewidth=2)
-        axis.plot(row["difference"], y, "o", color=tone)
-    if margin:
-        axis.axvspan(-margin, margin, color="0.93", zorder=0, label=f"within the margin of {margin:g}")
-        figure.legend(loc="outside lower center", fontsize=10)
-    axis.axvline(0, color="0.4", linewidth=0.8)
-    axis.set_yticks(np.arange(len(rows)), labels)
-    axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel=xlabel)
-    axis.set_title(title, loc="left")
-    return figure
-
-
-def forests(rows: pd.DataFrame, colours: Mapping[str, str], title: str = "", *, xlabel: str) -> "Figure":
-    """Differences with their intervals: a panel for each `panel`, a line for each `label`, a colour for each `way`."""
+    Pale where `gate`, if there is one, does not pass; a grey band shows the margin.
+    """
     import matplotlib.pyplot as plt
 
     panels, labels = list(rows["panel"].unique()), list(rows["label"].unique())
-    figure, axes = plt.subplots(1, len(panels), figsize=(10.5, 1.7 + 0.36 * len(labels)), sharey=True)
-    for axis, panel in zip(axes, panels, strict=True):
+    tall = 1.7 + 0.36 * len(labels) * max(1, len(colours) / 2)
+    figure, axes = plt.subplots(1, len(panels), figsize=(10.5, tall), sharey=True, squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
         for number, (way, tone) in enumerate(colours.items(), start=1):
             some = rows[(rows["panel"] == panel) & (rows["way"] == way)]
-            y = [labels.index(label) + number / (len(colours) + 1) - 0.5 for label in some["label"]]
-            axis.hlines(y, some["low"], some["high"], color=tone, linewidth=2)
-            axis.plot(some["difference"], y, "o", color=tone, markersize=5, label=way)
+            y = np.array([labels.index(label) + number / (len(colours) + 1) - 0.5 for label in some["label"]])
+            sound = some["gate"].isin(EVIDENCE) if "gate" in some else some["difference"].notna()
+            for held, shade, name in ((sound, 1.0, way), (~sound, 0.3, f"{way}, no evidence")):
+                if held.any():
+                    axis.hlines(y[held], some["low"][held], some["high"][held], color=tone, alpha=shade, linewidth=2)
+                    axis.plot(some["difference"][held], y[held], "o", color=tone, alpha=shade, markersize=5, label=name)
+        if margin:
+            axis.axvspan(-margin, margin, color="0.93", zorder=0, label=f"within the margin of {margin:g}")
         axis.axvline(0, color="0.4", linewidth=0.8)
         axis.set(title=panel, xlabel=xlabel, ylim=(len(labels) - 0.5, -0.5))
         axis.locator_params(axis="x", nbins=5)
-    axes[0].set_yticks(range(len(labels)), labels)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(colours), fontsize=11)
+    axes[0, 0].set_yticks(range(len(labels)), labels)
+    named = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named, loc="outside lower center", ncols=4, fontsize=11)
     figure.suptitle(title, fontsize=13)
     return figure
 

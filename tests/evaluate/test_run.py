@@ -136,6 +136,26 @@ def test_every_metric_of_localisation_and_the_calibrated_threshold(net, shown):
         assert values(table, method="gradcam", metric=metric)["p0"] == pytest.approx(score, abs=1e-4)
 
 
+def test_maps_are_placed_as_heatmap_places_them(net, shown):
+    plan = {"methods": ["gradcam"], "metrics": ["relevance_mass"], "layers": ["layer3"]}
+    found = {place: evaluate(net, shown[:2], **plan, place=place) for place in ("grid", "geometric")}
+    mass = {place: values(one.table, method="gradcam")["p0"] for place, one in found.items()}
+    ex = explain(net, net.card.prepare(shown[0].pixels)[None], layers="layer3")
+    for place, one in found.items():
+        assert mass[place] == pytest.approx(metrics.relevance_mass(ex.heatmap(place=place)[0], shown[0].mask), abs=1e-4)
+        assert one.about["place"] == place
+    assert mass["grid"] != pytest.approx(mass["geometric"], abs=1e-4)
+    centre = [values(one.table, method="centre")["p0"] for one in found.values()]
+    assert centre[0] == centre[1]  # a bell in the picture's centre, wherever cells look
+
+
+def test_without_controls_there_are_the_methods_alone(net, shown):
+    found = evaluate(net, shown[:2], methods=["gradcam", "hybrid"], metrics=["lift"], controls=False)
+    assert found.table["method"].unique().tolist() == ["gradcam", "hybrid"]
+    assert found.about["methods"] == ["gradcam", "hybrid@0.7"]
+    assert summary(found.table).query("metric == 'lift'")["gate"].eq("undecided").all()
+
+
 def test_pictures_without_masks_are_not_localised(net, shown):
     some = [shown[0], held("bare", shown[1].pixels)]
     table = evaluate(net, some, methods=["gradcam"], steps=2).table
@@ -264,7 +284,7 @@ def test_an_interrupted_evaluation_gives_the_identical_table(home, tmp_path):
     assert len(results(whole)["picture"].unique()) == 12
     pd.testing.assert_frame_equal(results(cut), results(whole), check_exact=True)
     assert (cut / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
-    after = {p.name: p.stat().st_mtime_ns for p in cut.glob("parts/*.json")}
+    after = {p.name: p.stat().st_mtime_ns for p in cut.glob("parts/[!.]*.json")}
     assert len(after) == 12 * 6 and kept.items() <= after.items()  # of six metrics; nothing was measured twice
 
 

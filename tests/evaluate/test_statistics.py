@@ -137,11 +137,20 @@ def test_where_resamples_repeat_one_value_students_interval_stands_in(values):
     assert how == "Student t" and (low, high) == pytest.approx(student)
 
 
+def test_the_interval_of_a_share_stays_in_0_to_1():
+    few = [0.9, 0.95, 1.0, 1.0, 0.99]
+    assert interval(few)[1] > 1 == interval(few, share=True)[1] and interval(few, share=True)[0] == interval(few)[0]
+    low, high, how = interval([1, 1, 0, 1, 1, 1, 1, 1], share=True)  # R: prop.test(7, 8, correct = FALSE)
+    assert (low, high, how) == (pytest.approx(0.5291, abs=1e-4), pytest.approx(0.9776, abs=1e-4), "Wilson")
+    found = summarise(tidy({"a": few}, metric="iou")).loc[0]
+    assert (found["low"], found["high"]) == interval(few, share=True)[:2]
+
+
 def test_a_summary_of_each_group():
     values = {"a": [1.0, 2.0, np.nan, 6.0], "alone": [2.0], "none": [np.nan]}
-    found = summarise(tidy(values, metric="iou"))
+    found = summarise(tidy(values, metric="lift"))
     assert found[["method", "metric", "n", "dropped"]].values.tolist() == [
-        ["a", "iou", 3, 1], ["alone", "iou", 1, 0], ["none", "iou", 0, 1],
+        ["a", "lift", 3, 1], ["alone", "lift", 1, 0], ["none", "lift", 0, 1],
     ]  # fmt: skip
     columns, low, high = ["mean", "sd", "min", "max", "low", "high"], *interval(np.array([1.0, 2.0, 6.0]))[:2]
     assert found[columns].loc[0].tolist() == pytest.approx([3, np.std([1, 2, 6], ddof=1), 1, 6, low, high])

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from camhelpers.show.charts import COLOURS, forest, gate_chart, line_chart
+from camhelpers.show.charts import COLOURS, forests, gate_chart, line_chart
 
 
 def judged(verdicts):
@@ -35,11 +35,17 @@ def test_a_line_for_each_table_with_its_band():
     plt.close(axis.figure)
 
 
-def test_a_forest_is_pale_where_the_gate_does_not_pass():
-    rows = pd.DataFrame([(0.02, 0.01, 0.03, "pass"), (-0.01, -0.02, 0.0, "fail")])
-    rows.columns = ["difference", "low", "high", "gate"]
-    figure = forest(rows, ["one", "other"], margin=0.005)
-    tones = [line.get_color() for line in figure.axes[0].lines[:4]]
-    assert tones[0] == tones[1] != tones[2] == tones[3] == "#BBBBBB"
-    assert np.allclose([line.get_xdata() for line in figure.axes[0].lines[:3:2]], [[0.01, 0.03], [-0.02, 0.0]])
+def test_forests_have_a_panel_a_line_and_a_colour_each_and_are_pale_without_evidence():
+    rows = pd.DataFrame([("A", "one", "near", 0.02, 0.01, 0.03, "pass"), ("A", "two", "far", -0.01, -0.02, 0, "fail"),
+                         ("B", "two", "near", 0.5, 0.4, 0.6, "pass")])  # fmt: skip
+    rows.columns = ["panel", "label", "way", "difference", "low", "high", "gate"]
+    figure = forests(rows, {"near": "red", "far": "blue"}, "Title", xlabel="change", margin=0.005)
+    first, second = figure.axes
+    assert [axis.get_title() for axis in figure.axes] == ["A", "B"] and figure.get_suptitle() == "Title"
+    assert [text.get_text() for text in first.get_yticklabels()] == ["one", "two"]
+    dots = [(*line.get_xdata(), round(line.get_ydata()[0]), line.get_color(), line.get_alpha()) for line in first.lines]
+    assert dots[:2] == [(0.02, 0, "red", 1.0), (-0.01, 1, "blue", 0.3)]
+    assert np.allclose(second.collections[0].get_segments()[0][:, 0], [0.4, 0.6])
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told == ["near", "far, no evidence", "within the margin of 0.005"]
     plt.close(figure)
