@@ -24,7 +24,7 @@ _NAMES = {
     ".datasets.samples": ("pictures", "samples"),
 }
 _ROOMS = (
-    ".render", ".io.images", ".io.volumes", ".datasets.scenes", ".datasets.hard", ".datasets.retinas",
+    ".render", ".io.images", ".io.volumes", ".io.clips", ".datasets.scenes", ".datasets.hard", ".datasets.retinas",
     ".datasets.photographs", ".datasets.grids", ".datasets.training",
     ".evaluate.localisation", ".evaluate.faithfulness", ".evaluate.sanity", ".evaluate.statistics",
     ".show.explorers", ".show.planes", ".show.viewer", ".batch.camvis",
