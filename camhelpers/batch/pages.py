@@ -1,18 +1,14 @@
 """Executed notebooks as pages that need no network, and the overview that links them."""
 
-import base64
 import datetime
 import html
-import io
 import re
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from jinja2 import Environment, FileSystemLoader, pass_context
-from PIL import Image
 
 from ..files import write_text
 
@@ -69,14 +65,9 @@ def mathml(tex: str, display: str = "block") -> str:
 
 
 def _headings(notebook: Any) -> list[str]:
-    """For each cell its last Markdown heading, plain, or nothing."""
+    """For each cell its last Markdown heading, without links and emphasis, or nothing."""
     lines = [re.findall(r"^#+ +(.+?)#*$", c.source, re.M) if c.cell_type == "markdown" else [] for c in notebook.cells]
-    return [_without_marks(found[-1]) if found else "" for found in lines]
-
-
-def _without_marks(markdown: str) -> str:
-    """Markdown without links, emphasis and code marks."""
-    return re.sub(r"[*_`]{1,3}", "", re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", markdown)).strip()
+    return [re.sub(r"!?\[([^\]]*)\]\([^)]*\)|[*_`]{1,3}", r"\1", found[-1]).strip() if found else "" for found in lines]
 
 
 def title(notebook: Any) -> str:
@@ -84,33 +75,16 @@ def title(notebook: Any) -> str:
     return next(filter(None, _headings(notebook)), "")
 
 
-def lead(notebook: Any) -> str:
-    """The first paragraph of a notebook that is prose: no heading, list, table, picture or row of links."""
-    for paragraph in "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").split("\n\n"):
-        unlinked = re.sub(r"\[[^\]]*\]\([^)]*\)", "", paragraph).strip()
-        if len(unlinked) > 40 and unlinked[0].isalpha():
-            return _without_marks(paragraph)
-    return ""
-
-
-def key_figures(notebook: Any) -> list[tuple[str, str, bool]]:
-    """The first pictures under cells tagged `key-figure`: caption, data address, whether wide."""
+def key_figures(notebook: Any) -> list[tuple[str, str]]:
+    """The first pictures under cells tagged `key-figure`: caption and data address."""
     figures, caption = [], ""
     for cell, heading in zip(notebook.cells, _headings(notebook), strict=True):
         caption = heading or caption
         if "key-figure" in cell.metadata.get("tags", []):
             found = [output.get("data", {}) for output in cell.get("outputs", [])]
-            figures += [(caption, data[k]) for data in found for k in ("image/png", "image/jpeg") if k in data]
-    return [(caption, *_light(picture)) for caption, picture in figures[:FIGURES]]
-
-
-def _light(picture: str) -> tuple[str, bool]:
-    """A picture as a small WebP data address, so that the overview stays light, and whether it is wide."""
-    image = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
-    image.thumbnail((1000, 2000))
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=88)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode(), image.width > 2 * image.height
+            pictures = [(kind, data[kind]) for data in found for kind in ("image/png", "image/jpeg") if kind in data]
+            figures += [(caption, f"data:{kind};base64,{''.join(data.split())}") for kind, data in pictures]
+    return figures[:FIGURES]
 
 
 def write_overview(base: Path, records: dict[str, dict[str, Any]]) -> Path:
@@ -120,9 +94,8 @@ def write_overview(base: Path, records: dict[str, dict[str, Any]]) -> Path:
         chapter = {"stem": stem, "title": stem, **record}
         if (output := record.get("output")) and (base / output).exists():
             chapter["link"] = output.removesuffix(".ipynb") + ".html"
-            with suppress(OSError, ValueError):  # a figure that is no picture costs its card, not the overview
-                node = nbformat.read(base / output, as_version=4)
-                chapter |= {"title": title(node) or stem, "lead": lead(node), "figures": key_figures(node)}
+            node = nbformat.read(base / output, as_version=4)
+            chapter |= {"title": title(node) or stem, "figures": key_figures(node)}
         chapters.append(chapter)
     templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     done = sum(record["status"] == "ok" for record in records.values())
