@@ -63,8 +63,8 @@ def test_the_command_starts_without_torch_and_without_being_installed(tmp_path):
 
 def test_parameters_are_listed(folder, capsys):
     assert cli.main(["parameters", "--folder", str(folder)]) == 0
-    first = ["01_a", "  size  small    one of small, big  How big", "  out   results  str                Where"]
-    others = ["02_b", "  n  3  int from 1 to 9  A number", "03_c"]
+    first = ["01_a", "  size  small    one of ['small', 'big']  How big", f"  out   results  str{' ' * 22}Where"]
+    others = ["02_b", "  n  3  int [1..9]  A number", "03_c"]
     assert capsys.readouterr().out.splitlines() == first + others
     assert cli.main(["parameters", "02", "--folder", str(folder)]) == 0
     assert "01_a" not in capsys.readouterr().out
@@ -73,9 +73,9 @@ def test_parameters_are_listed(folder, capsys):
 REFUSED = [
     ("run 09", "No notebook '09'; there are 01_a, 02_b, 03_c."),
     ("run -p size", "A parameter is given as name=value; got 'size'."),
-    ("run -p size=huge", "Parameter 'size' takes one of small, big; got 'huge'."),
+    ("run -p size=huge", "Parameter 'size' takes one of ['small', 'big']; got 'huge'."),
     ("run -p n=5 -p hue=1", "Unknown parameter 'hue'; the selected notebooks take n, out, size."),
-    ("run -p size=a=b", "Parameter 'size' takes one of small, big; got 'a=b'."),
+    ("run -p size=a=b", "Parameter 'size' takes one of ['small', 'big']; got 'a=b'."),
     ("run 01 -p n=5", "Unknown parameter 'n'; the selected notebooks take out, size."),
     ("run -p out=there", "The output folder is not set with a parameter; use --out."),
     ("run -j 0", "The number of jobs and the time limit must be positive."),

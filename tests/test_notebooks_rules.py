@@ -62,11 +62,19 @@ def test_it_is_as_make_golden_leaves_it(path, notebook):
 def test_its_parameters_are_declared(path, notebook):
     assert len(tagged(notebook, "parameters")) == 1
     parameters = read_parameters(path)
-    assert parameters["profile"].allowed == "one of quick, full" and parameters["profile"].default == "quick"
+    assert parameters["profile"].allowed == "one of ['quick', 'full']" and parameters["profile"].default == "quick"
     assert parameters["out"].default == "results"
     assert not [name for name, parameter in parameters.items() if not parameter.help], "each has a `# help`"
     for parameter in parameters.values():
         assert parameter.parse(parameter.default) == parameter.default
+
+
+def test_its_outputs_can_be_repeated_elsewhere(notebook):
+    outputs = [out for cell in code_cells(notebook) for out in cell.outputs]
+    texts = [str(out.get("data", {}).get(kind, "")) for out in outputs for kind in ("text/plain", "text/html")]
+    shown = "\n".join([*texts, *(out.get("text", "") for out in outputs)])
+    assert not re.search(r"0x[0-9a-f]{8,}", shown), "a memory address"
+    assert not re.search(r"(?<![\w.:/])/(home|root|tmp|work|Users)/", shown), "an absolute path"
 
 
 @pytest.mark.parametrize("pattern", FORBIDDEN)

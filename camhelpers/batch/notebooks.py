@@ -47,7 +47,7 @@ def run(names: Iterable[str] = ("all",), parameters: dict[str, Any] | None = Non
     """Execute notebooks into `out/notebooks`, skip what is done, and return one record per notebook.
 
     Everything is checked before anything runs. A relative `out` counts from the project's folder; runs that share one
-    take turns with a notebook. A failed notebook does not stop the others; its record says where it failed and why.
+    take turns. A failed notebook does not stop the others; its record says where it failed and why.
     """
     base = (ROOT / out).resolve()
     folder, register = base / "notebooks", base / "run.json"
@@ -66,38 +66,34 @@ def run(names: Iterable[str] = ("all",), parameters: dict[str, Any] | None = Non
     folder.mkdir(parents=True, exist_ok=True)
     code = [*(ROOT / "camhelpers").rglob("*.py"), *(ROOT / "data" / "models").glob("*.*")]
     package = fingerprint({path.relative_to(ROOT).as_posix(): path for path in code}, versions())
-    todo, about, results = [], {}, {}
-    whole, turns = FileLock(base / ".run.lock"), {path: FileLock(base / f".{path.stem}.lock") for path in paths}
-    for path in paths:
-        defaults = {name: parameter.default for name, parameter in offered[path].items()}
-        every = defaults | chosen[path]
-        if "out" in defaults:
-            every["out"] = base.relative_to(ROOT).as_posix() if base.is_relative_to(ROOT) else str(base)
-        about[path] = {"parameters": every, "fingerprint": fingerprint(package, dependencies(path, every))}
-        with suppress(Timeout):
-            turns[path].acquire(blocking=False)
-        if not turns[path].is_locked:
-            print(f"{path.stem}: waits for another run of it", file=sys.stderr)
-            turns[path].acquire()
-        last = records({}).get(path.stem, {})
-        same = last.get("status") == "ok" and last["fingerprint"] == about[path]["fingerprint"]
-        if same and not force and all((folder / f"{path.stem}.{kind}").exists() for kind in ("ipynb", "html")):
-            print(f"{path.stem}: already done", file=sys.stderr)
-            results[path.stem] = last | {"status": "skipped"}
-            turns[path].release()
-        else:
-            todo.append((path, {name: value for name, value in every.items() if value != defaults[name]}))
+    todo, about, results, lock = [], {}, {}, FileLock(base / ".run.lock")
+    with suppress(Timeout):
+        lock.acquire(blocking=False)
+    if not lock.is_locked:
+        print(f"waits for another run into {out}", file=sys.stderr)
+        lock.acquire()
     try:
+        for path in paths:
+            defaults = {name: parameter.default for name, parameter in offered[path].items()}
+            every = defaults | chosen[path]
+            if "out" in defaults:
+                every["out"] = base.relative_to(ROOT).as_posix() if base.is_relative_to(ROOT) else str(base)
+            about[path] = {"parameters": every, "fingerprint": fingerprint(package, dependencies(path, every))}
+            last = records({}).get(path.stem, {})
+            same = last.get("status") == "ok" and last["fingerprint"] == about[path]["fingerprint"]
+            if same and not force and all((folder / f"{path.stem}.{kind}").exists() for kind in ("ipynb", "html")):
+                print(f"{path.stem}: already done", file=sys.stderr)
+                results[path.stem] = last | {"status": "skipped"}
+            else:
+                todo.append((path, {name: value for name, value in every.items() if value != defaults[name]}))
         with closing(runner.execute(todo)) as finished:
             for path, outcome in finished:
                 date = datetime.now(UTC).isoformat(timespec="seconds")
                 results[path.stem] = done = about[path] | outcome | {"date": date, "versions": versions()}
-                with whole:
-                    write_text(register, json.dumps({"notebooks": records({path.stem: done})}, indent=2) + "\n")
-                turns[path].release()
+                write_text(register, json.dumps({"notebooks": records({path.stem: done})}, indent=2) + "\n")
     finally:
-        with whole:
-            write_overview(base, records({}))
+        write_overview(base, records({}))
+        lock.release()
     return {path.stem: results[path.stem] for path in paths}
 
 

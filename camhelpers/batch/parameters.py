@@ -6,8 +6,8 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter
 
@@ -57,17 +57,18 @@ def parse_cell(source: str) -> dict[str, Parameter]:
     """Read the lines `name: type = default  # help ...` of a parameters cell.
 
     >>> parse_cell('alpha: float = 0.7  # help [0..1] Share of Grad-CAM')["alpha"].allowed
-    'float from 0 to 1'
+    'float [0..1]'
     """
     found, lines = {}, source.splitlines()
     for node in ast.parse(source).body:
         if isinstance(node, ast.AnnAssign) and node.value is not None:
             name, comment = ast.unparse(node.target), HELP.search(lines[node.end_lineno - 1])
             start, low, high, names, text = comment.groups("") if comment else [""] * 5
-            span = f" {'above' if start == '(' else 'from'} {low} {f'to {high}' if high else 'up'}" if low else ""
+            span = f" {start}{low}..{high}]" if low else ""
             ends = {"gt" if start == "(" else "ge": float(low or 0), "le": float(high) if high else None}
             kind = _type(name, node.annotation, Field(**ends) if low else None)
-            allowed = _words(kind, span or NAMES.get(names, ""))
+            allowed = ast.unparse(node.annotation).replace("Literal", "one of ") + span
+            allowed += f": {NAMES[names]}" if names else ""
             found[name] = Parameter(name, kind, ast.literal_eval(node.value), text.strip(), allowed, names)
     return found
 
@@ -78,17 +79,6 @@ def _type(name: str, annotation: ast.expr, within: Any) -> Any:
     if within:
         types |= {"int": Annotated[int, within], "float": Annotated[float, within]}
     return eval(compile(ast.Expression(annotation), name, "eval"), {"__builtins__": {}}, types)
-
-
-def _words(kind: Any, span: str) -> str:
-    inside = get_args(kind)
-    if get_origin(kind) is Literal:
-        return "one of " * (len(inside) > 1) + ", ".join(map(str, inside))
-    if get_origin(kind) is list:
-        return "list, each " + _words(inside[0], span)
-    if get_origin(kind) in (Union, UnionType):
-        return ", or ".join("none" if part is NoneType else _words(part, span) for part in inside)
-    return inside[0].__name__ + span if inside else span or kind.__name__
 
 
 def check(offered: dict[Path, dict[str, Parameter]], given: dict[str, Any]) -> dict[Path, dict[str, Any]]:

@@ -207,7 +207,6 @@ def test_runs_share_a_folder_and_what_cannot_be_delivered_stops_nothing(tmp_path
     write_notebook(tmp_path / "nb/02_picture.ipynb", "# A\n\n![a](attachment:gone.png)", "1 + 1")
     write_notebook(tmp_path / "nb/03_blocked.ipynb", "1 + 1")
     (tmp_path / "out/notebooks/03_blocked.html").mkdir(parents=True)
-    first = command(tmp_path, "01")
     place = {"notebooks": tmp_path / "nb", "out": tmp_path / "out"}
     found = suite.run(["02", "03"], jobs=2, **place)
     assert {record["status"] for record in found.values()} == {"failed"}
@@ -217,6 +216,7 @@ def test_runs_share_a_folder_and_what_cannot_be_delivered_stops_nothing(tmp_path
     assert found["03_blocked"]["error"]["message"].startswith("IsADirectoryError: ")
     assert "missing attachment: gone.png" in (tmp_path / "out/index.html").read_text()
 
+    first = command(tmp_path, "01")
     orphan, *_ = started(tmp_path)
     capfd.readouterr()
     with ThreadPoolExecutor() as pool:
@@ -224,7 +224,7 @@ def test_runs_share_a_folder_and_what_cannot_be_delivered_stops_nothing(tmp_path
         while not (told := capfd.readouterr().err):
             time.sleep(0.05)
         (tmp_path / "go").touch()
-        assert told == "01_long: waits for another run of it\n"
+        assert told == f"waits for another run into {tmp_path / 'out'}\n"
         assert "01_long  ok" in first.communicate(timeout=100)[0] and not first.returncode
         assert second.result()["01_long"]["status"] == "skipped"
     assert capfd.readouterr().err == "01_long: already done\n"

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -36,24 +37,24 @@ OFFERED = parse_cell(CELL)
 
 def test_declarations_are_read():
     assert {p.name: (p.default, p.allowed, p.help) for p in OFFERED.values()} == {
-        "profile": ("quick", "one of quick, full", "How much to compute"),
-        "alpha": (0.7, "float from 0 to 1", "Share of Grad-CAM"),
-        "n": (5, "int from 1 to 1000", "How many"),
-        "layer": (None, "str, or none", "Which layer"),
-        "layers": (["layer3", "layer4"], "list, each str", "Which layers"),
-        "sizes": ([7, 14], "list, each int from 1 to 99", "Which sizes"),
-        "opacity": ("heat", "float from 0 to 1, or heat", "How strong"),
+        "profile": ("quick", "one of ['quick', 'full']", "How much to compute"),
+        "alpha": (0.7, "float [0..1]", "Share of Grad-CAM"),
+        "n": (5, "int [1..1000]", "How many"),
+        "layer": (None, "str | None", "Which layer"),
+        "layers": (["layer3", "layer4"], "list[str]", "Which layers"),
+        "sizes": ([7, 14], "list[int] [1..99]", "Which sizes"),
+        "opacity": ("heat", "float | one of ['heat'] [0..1]", "How strong"),
         "fast": (True, "bool", ""),
         "rate": (1.0, "float", ""),
-        "margin": (0.01, "float above 0 to 1", "Equivalent within"),
-        "alphas": ([0.0, 0.7], "list, each float from 0 to 1", "Shares"),
-        "seed": (0, "int from 0 up", "Breaks ties"),
-        "limit": (None, "float above 0 up, or none", "(None is none)"),
-        "baselines": (["mean"], "list, each one of mean, blur", "What replaces a pixel"),
-        "model": ("scenes", "a model", "Which network"),
-        "stage": (None, "a layer of the model, or none", "Which layer of it"),
-        "methods": (["gradcam"], "list, each a method", "Which methods"),
-        "family": (["hybrid:gradcam"], "list, each two methods, as in hybrid@0.3:gradcam", "Comparisons"),
+        "margin": (0.01, "float (0..1]", "Equivalent within"),
+        "alphas": ([0.0, 0.7], "list[float] [0..1]", "Shares"),
+        "seed": (0, "int [0..]", "Breaks ties"),
+        "limit": (None, "float | None (0..]", "(None is none)"),
+        "baselines": (["mean"], "list[one of ['mean', 'blur']]", "What replaces a pixel"),
+        "model": ("scenes", "str: a model", "Which network"),
+        "stage": (None, "str | None: a layer of the model", "Which layer of it"),
+        "methods": (["gradcam"], "list[str]: a method", "Which methods"),
+        "family": (["hybrid:gradcam"], "list[str]: two methods, as in hybrid@0.3:gradcam", "Comparisons"),
     }
 
 
@@ -82,7 +83,7 @@ def test_values_become_the_declared_type(name, given, value):
      ("baselines", "mean,grey"), ("layers", ""), ("methods", " ")],
 )  # fmt: skip
 def test_a_wrong_value_is_told_what_is_allowed(name, given):
-    with pytest.raises(ValueError, match=rf"^Parameter {name!r} takes {OFFERED[name].allowed}; got '.*'\.$"):
+    with pytest.raises(ValueError, match=rf"^Parameter {name!r} takes {re.escape(OFFERED[name].allowed)}; got '.*'\.$"):
         OFFERED[name].parse(given)
 
 

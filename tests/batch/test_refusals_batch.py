@@ -7,13 +7,13 @@ from camhelpers.batch import notebooks as suite
 REFUSALS = [
     ("02", {"layer": "layer9"}, "'layer': The model has no layer 'layer9'; it has stem, layer1"),
     ("03", {"layers": "layer2,layer9"}, "'layers': The model has no layer 'layer9'"),
-    ("04", {"layers": ""}, "'layers' takes list, each a layer of the model; got ''"),
+    ("04", {"layers": ""}, "'layers' takes list[str]: a layer of the model; got ''"),
     ("06", {"deeper": "features"}, "'deeper': The model has no layer 'features'"),
     ("01", {"model": "mine.pt"}, "There is no checkpoint 'mine.pt'"),
     ("06", {"methods": "gradcam,cam"}, "'methods': There is no method 'cam'; choose one of gradcam"),
     ("06", {"methods": "hybrid@0.3"}, "'methods': There is no method 'hybrid@0.3'"),
-    ("06", {"seed": "-1"}, "'seed' takes int from 0 up; got '-1'"),
-    ("06", {"samples": "1"}, "'samples' takes int from 2 to 200; got '1'"),
+    ("06", {"seed": "-1"}, "'seed' takes int [0..]; got '-1'"),
+    ("06", {"samples": "1"}, "'samples' takes int [2..200]; got '1'"),
 ]
 FAMILY = "family: list[str] = ['hybrid:gradcam']  # help {method:method} Comparisons", "parameters"
 PAIRS = [
