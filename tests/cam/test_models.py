@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from argparse import Namespace
 from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,17 +55,56 @@ def test_a_saved_model_comes_back_with_its_card(net, tmp_path, monkeypatch):
     assert load_model("net_v1.2", classes=["x", "y", "z"]).card.classes == ("x", "y", "z")
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth", "pt"])
-@pytest.mark.parametrize("nest", ["", "state_dict", "model_state_dict", "model"])
-def test_a_state_dict_with_its_architecture(net, tmp_path, nest, suffix):
-    path, state = tmp_path / f"my.{suffix}", {f"module.{name}": tensor for name, tensor in net.state_dict().items()}
-    if suffix == "safetensors":
+@pytest.mark.parametrize(
+    ("suffix", "nest", "wrapper"),
+    [(".safetensors", "", "module."), (".pth", "", ""), (".pt", "model_state_dict", "_orig_mod."),
+     (".bin", "net", "net."), (".ckpt", "state_dict", "model._orig_mod."), (".th", "state_dict", "module."),
+     (".pth.tar", "model", "module.")],
+)  # fmt: skip
+def test_a_state_dict_with_its_architecture(net, tmp_path, suffix, nest, wrapper):
+    path = tmp_path / f"my{suffix}"
+    state = {f"{wrapper}{name}": t for name, t in net.state_dict().items() if "num_batches_tracked" not in name}
+    if suffix == ".safetensors":
         save_file(state, path)
     else:
-        torch.save({nest: state, "epoch": 3} if nest else state, path)
-    again = load_model(str(path), architecture=lambda: SmallResNet(3, **net.card.arguments), classes=3, size=(64, 64))
+        torch.save({nest: state, "epoch": 3, "args": Namespace(lr=0.1)} if nest else state, path)
+    again = load_model(str(path), lambda: SmallResNet(3, **net.card.arguments), classes=3, size=64)
     assert same_weights(net, again) and not again.training
-    assert again.card == Card("my", ("class 0", "class 1", "class 2"), "the given network", size=(64, 64))
+    assert again.card == Card(path.stem, ("class 0", "class 1", "class 2"), "the given network", size=(64, 64))
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "torchvision/squeezenet1_1", "resnet18"])
+def test_what_weights_do_not_say_comes_from_the_architectures_own_configuration(tmp_path, name):
+    for classes in (7, 1000):
+        net = models._named(name, classes)
+        torch.save(net.state_dict(), tmp_path / "net.pt")
+        again = load_model(tmp_path / "net.pt", name)
+        assert same_weights(net, again) and again.card.architecture == name and again.card.fit == "crop"
+        assert again.card.classes[-1] == ("class 6" if classes == 7 else "toilet tissue") and again.card.resize > 150
+        assert again.card.mean == net.card.mean and not again.card.training and len(again.card.classes) == classes
+    fed = load_model(tmp_path / "net.pt", name, "size=32; mean=0.5,0.5,0.4; fit=squash").card
+    assert (fed.size, fed.resize, fed.mean, fed.fit) == ((32, 32), None, (0.5, 0.5, 0.4), "squash")
+
+
+def test_how_many_classes_there_are_reaches_the_builder(tmp_path):
+    for build in (torchvision.models.resnet18, timm.models.resnet18, "torchvision.models:resnet18"):
+        torch.save(torchvision.models.resnet18(num_classes=4).state_dict(), tmp_path / "net.pt")
+        assert load_model(tmp_path / "net.pt", build, classes=4)(torch.zeros(1, 3, 64, 64)).shape == (1, 4)
+
+
+def test_a_network_of_timm_is_fed_as_its_configuration_says():
+    card = load_model(timm.create_model("test_vit", num_classes=3), classes="cat, dog, cat").card
+    assert (card.size, card.mean[0], card.classes) == ((160, 160), 0.5, ("cat", "dog", "cat"))
+
+
+def test_tied_weights_are_saved_and_a_suffix_is_kept(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))
+    net[1].weight = net[0].weight
+    for name in ("tied", "tied.pth"):
+        save_model(net, Card("tied", 3), tmp_path / name)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tied.json", "tied.pth", "tied.safetensors"]
+    again = load_model(tmp_path / "tied.pth", lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)))
+    assert same_weights(net, again) and again.card.name == "tied"
 
 
 def test_a_network_of_ones_own_code_comes_back_by_its_name(tmp_path, monkeypatch):
@@ -159,7 +199,7 @@ def test_timms_cached_weights_load_by_name_and_checkpoints_by_architecture(tmp_p
     save_model(net, Card("cached"), folder / "snapshots" / ("0" * 40) / "model")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    again = load_model("timm:test_resnet")
+    again = load_model("timm/test_resnet")
     assert same_weights(net, again) and again.card.size == (160, 160) and again.card.classes[281] == "tabby"
     save_model(again, again.card, tmp_path / "saved")
     assert same_weights(net, load_model(tmp_path / "saved.safetensors"))
