@@ -104,13 +104,13 @@ def check(offered: dict[Path, dict[str, Parameter]], given: dict[str, Any]) -> d
 
 def _take(parameters: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Any]:
     """Those of the `given` values that a notebook takes, parsed and looked up; torch is loaded only for that."""
-    given = {name: parameters[name].parse(value) for name, value in given.items() if name in parameters}
+    told, given = given, {name: parameters[name].parse(given[name]) for name in given if name in parameters}
     kinds = {name: parameter.names for name, parameter in parameters.items() if parameter.names}
     if not kinds or not given.keys() & {"model", "architecture", "card", *kinds}:
         return given
     from ..cam import layers, methods, models
 
-    every = {name: parameter.default for name, parameter in parameters.items()} | given
+    every = {name: parameter.default for name, parameter in parameters.items()} | told | given
     how = every.get("architecture"), every.get("card", "")
     net = models.load_model(every["model"], *how) if "model" in every else None
     if "model" in given and len(net.card.size) != len(models.load_model(parameters["model"].default).card.size):
