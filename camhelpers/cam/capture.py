@@ -1,14 +1,17 @@
 """The one pass: run the model once and hold the activations and gradients that every method is a function of."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from .layers import layer_name
+from .layers import eval_mode, is_map, layer_name, tensors
 
 Target = int | str | Callable[[Any], Tensor] | Sequence[int | str] | Tensor | None
 Layers = str | nn.Module | Sequence[str | nn.Module] | None
@@ -59,8 +62,14 @@ class Capture:
             grads = torch.autograd.grad(score, held, retain_graph=True, allow_unused=True)
         # a layer the score does not reach gets no evidence, and so a blank map
         found = {n: torch.zeros_like(a) if g is None else g for (n, a), g in zip(self.A.items(), grads, strict=True)}
-        while len(self._gradients) >= KEPT:
-            self._gradients.pop(next(iter(self._gradients)))
+        for name, gradient in found.items():
+            if not _finite(gradient):
+                raise ValueError(f"The gradient at {name!r} holds NaN or infinite values; use a model in float32.")
+            if not gradient.any():
+                why = "the score does not depend on it, or it is lost, as in the rounding of a quantised layer"
+                warnings.warn(f"The gradient at {name!r} is zero everywhere: {why}.", stacklevel=4)
+        for old in list(self._gradients)[: max(0, len(self._gradients) - KEPT + 1)]:
+            self._gradients.pop(old, None)  # another thread may have done so
         self._gradients[key] = found
         return found
 
@@ -74,7 +83,7 @@ class Capture:
             index = self.logits.argmax(1).cpu() if target is None else torch.as_tensor(target).cpu()
         except (TypeError, ValueError, RuntimeError):  # torch has a different one for every kind of nonsense
             index = torch.zeros(0, 0)
-        if index.is_floating_point() or index.ndim > 1:
+        if index.is_floating_point() or index.dtype == torch.bool or index.ndim > 1:
             raise TypeError("target must be None, a class, one class a sample, or a callable.")
         if index.ndim == 1 and len(index) != n:
             raise ValueError(f"{len(index)} targets for a batch of {n}; give one, or one for each sample.")
@@ -89,26 +98,40 @@ def resolve_target(target: Target, classes: Sequence[str]) -> Target:
         if target not in classes:
             known = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
             raise ValueError(f"The model has no class {target!r}; it knows {known or 'no names of classes'}.")
-        return list(classes).index(target)
+        numbers = [i for i, name in enumerate(classes) if name == target]
+        if len(numbers) > 1:
+            raise ValueError(f"Classes {', '.join(map(str, numbers))} are all called {target!r}; give the number.")
+        return numbers[0]
     if isinstance(target, np.ndarray):
         target = target.tolist()
     return [resolve_target(t, classes) for t in target] if isinstance(target, (list, tuple)) else target
 
 
-def sample(output: Any, i: int) -> Any:
-    """The output of one sample, whatever containers the model returns."""
-    if isinstance(output, Tensor):
-        return output[i]
-    if isinstance(output, dict):
-        return {key: sample(value, i) for key, value in output.items()}
-    if isinstance(output, (tuple, list)):
-        return type(output)(sample(value, i) for value in output)
-    return output
+def sample(output: Any, i: int, n: int) -> Any:
+    """The output of sample `i` of `n`: its row of every tensor, its entry of a list with a dict for each sample."""
+
+    def own(node: Any) -> bool:
+        return isinstance(node, list) and len(node) == n and all(isinstance(entry, dict) for entry in node)
+
+    def cut(leaf: Any) -> Any:
+        if own(leaf):
+            return leaf[i]
+        if is_dataclass(leaf):
+            return replace(leaf, **{f.name: sample(getattr(leaf, f.name), i, n) for f in fields(leaf)})
+        if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == n:
+            return leaf[i]
+        shared = isinstance(leaf, Tensor) and (not leaf.ndim or not leaf.requires_grad)  # such as anchors
+        if n > 1 and not shared and not isinstance(leaf, (int, float, str, type(None))):
+            what = f"a tensor {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
+            raise TypeError(f"The model returns {what}, which has no part for each of {n} samples; explain one by one.")
+        return leaf
+
+    return tree_map(cut, output, is_leaf=own)
 
 
 def total(output: Any, n: int, target: Callable[[Any], Tensor]) -> Tensor:
     """The sum of the samples' scores, whose gradients do not mix the samples."""
-    scores = [target(sample(output, i)) for i in range(n)]
+    scores = [target(sample(output, i, n)) for i in range(n)]
     if not all(isinstance(score, Tensor) and score.numel() == 1 for score in scores):
         raise TypeError("The target must return one number, as a tensor, for one sample's output.")
     found = torch.stack([score.reshape(()) for score in scores]).sum()
@@ -122,42 +145,47 @@ def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
 
     The trunk runs without a graph: recording begins at the first of the layers. The model is left as it was: flags,
     hooks, parameters and their `.grad`, after success and after an error. The pass itself is in eval mode, so that
-    batch statistics are neither used nor changed.
+    batch statistics are neither used nor changed, and no other thread runs the model meanwhile. A module that runs
+    several times is held as `name#1`, `name#2`, and so on.
 
     >>> from camhelpers.cam.nets import SmallResNet
     >>> capture(SmallResNet(classes=2), torch.zeros(1, 3, 64, 64), ["layer3", "layer4"]).layers
     ['layer3', 'layer4']
     """
-    wanted = [layers] if layers is None or isinstance(layers, (str, nn.Module)) else list(layers)
+    wanted = [layers] if isinstance(layers, (str, nn.Module)) or not isinstance(layers, Iterable) else list(layers)
     if not wanted:
         raise ValueError("layers is empty; name at least one layer, or leave it out for the last stage.")
-    names = list(dict.fromkeys(layer_name(model, layer) for layer in wanted))
-    if not isinstance(inputs, Tensor) or inputs.ndim < 3 or not inputs.is_floating_point():
-        raise TypeError("capture takes a floating-point tensor (N, C, *spatial).")
-    if len(inputs) == 0:
-        raise ValueError("The batch is empty; give at least one sample.")
-    if not inputs.sum().isfinite() and not torch.isfinite(inputs).all():  # the sum is quicker; it may also overflow
+    dense = isinstance(inputs, Tensor) and inputs.layout == torch.strided
+    if not dense or inputs.ndim < 3 or not inputs.is_floating_point():
+        raise TypeError("capture takes a dense floating-point tensor (N, C, *spatial).")
+    if inputs.is_meta or any(p.is_meta for p in model.parameters()):
+        raise ValueError("The input or a weight lies on the device 'meta' and has no values; load it first.")
+    if not inputs.numel():
+        raise ValueError(f"The input {tuple(inputs.shape)} is empty; give at least one sample, with pixels.")
+    if not _finite(inputs):
         raise ValueError("The input holds NaN or infinite values; clean it first.")
 
-    held: dict[str, Tensor] = {}
+    runs: list[tuple[str, Tensor]] = []
 
     def hook(name: str) -> Callable[..., Tensor]:
         def hold(module: nn.Module, args: Any, out: Any) -> Tensor:
-            a_map = isinstance(out, Tensor) and out.ndim == inputs.ndim and out.is_floating_point()
-            if not a_map or len(out) != len(inputs) or out[0, 0].numel() < 2 or _channels_last(module, out):
-                what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+            if not is_map(module, out, inputs):
+                what = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
                 raise ValueError(f"Layer {name!r} gives {what}, no spatial map (N, C, *spatial); name another.")
             if not torch.is_grad_enabled() or not out.requires_grad:  # the first: the graph begins here
                 torch.set_grad_enabled(True)
                 out = out.detach().requires_grad_()
-            held[name] = out
+            runs.append((name, out))
             return out.clone()  # an in-place ReLU behind the layer then changes the copy, not what is held
 
         return hold
 
+    hooks = []
     with eval_mode(model):
-        hooks = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
         try:
+            names = list(dict.fromkeys(layer_name(model, layer, inputs) for layer in wanted))
+            for name in {name.partition("#")[0] for name in names}:
+                hooks.append(model.get_submodule(name).register_forward_hook(hook(name)))
             with torch.inference_mode(False), torch.no_grad():
                 output = model(inputs.clone())  # a model may begin in place, and an inference tensor has no graph
         except (RuntimeError, ValueError) as error:
@@ -167,15 +195,21 @@ def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
         finally:
             for handle in hooks:
                 handle.remove()
-    if missing := [name for name in names if name not in held]:
+    total, done, held = Counter(name for name, _ in runs), Counter(), {}
+    for name, out in runs:
+        done[name] += 1
+        run = f"{name}#{done[name]}" if total[name] > 1 else name
+        if name in names or run in names:
+            held[run] = out
+    if missing := [name for name in names if name not in total and name not in held]:
         raise ValueError(f"The forward pass never reached layer {missing[0]!r}; name one that it runs through.")
+    if any(out.is_floating_point() and out.isnan().any() for out in tensors(output)):
+        raise ValueError("The model's output holds NaN; look at its weights, and at the values of the input.")
     return Capture(held, output)
 
 
-def _channels_last(module: nn.Module, out: Tensor) -> bool:
-    """Whether a layer gives `(N, *spatial, C)`, as Swin's do: it normalises over what should be a spatial axis."""
-    norms = [m.normalized_shape for m in module.modules() if isinstance(m, nn.LayerNorm)]
-    return out.shape[-1] != out.shape[1] and (out.shape[-1],) in norms
+def _finite(x: Tensor) -> bool:
+    return bool(x.sum().isfinite() or x.isfinite().all())  # the sum is quicker; it may also overflow
 
 
 def _misfit(model: nn.Module, inputs: Tensor) -> str:
@@ -188,16 +222,3 @@ def _misfit(model: nn.Module, inputs: Tensor) -> str:
         return ""
     given = f"{tuple(inputs.shape)} of {inputs.dtype}"
     return f"The input is {given}; the model takes {takes} with {axes} spatial axes, of {conv.weight.dtype}."
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own flag afterwards."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

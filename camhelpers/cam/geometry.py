@@ -103,12 +103,18 @@ def geometry(model: nn.Module, layer: str, x: Tensor, cells: Sequence[int], *, m
 def _watched(model: nn.Module, layer: str) -> Iterator[list[Any]]:
     """The outputs of a layer, as they come; outside, the model is as it was."""
     held: list[Any] = []
-    handle = model.get_submodule(layer).register_forward_hook(lambda module, args, out: held.append(out) or out.clone())
-    try:
-        with eval_mode(model), frozen(model), torch.inference_mode(False):
+    with eval_mode(model), frozen(model), torch.inference_mode(False):
+        module = model.get_submodule(layer.partition("#")[0])
+        handle = module.register_forward_hook(lambda module, args, out: held.append(out) or out.clone())
+        try:
             yield held
-    finally:
-        handle.remove()
+        finally:
+            handle.remove()
+
+
+def _run(layer: str) -> int:
+    """Which run of a module `layer` means: `name#1` the first, `name` the only one."""
+    return int(layer.partition("#")[2] or 1) - 1
 
 
 def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: int = 12) -> tuple[float, ...]:
@@ -119,7 +125,7 @@ def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: 
         for _ in range(0, n, batch):
             noise = torch.randn(batch, *x.shape[1:], generator=generator).to(x).requires_grad_()
             model(noise + 0)  # no leaf: a model may begin with an operation in place
-            A, energy = held[-1], torch.zeros(())
+            A, energy = held[_run(layer)], torch.zeros(())
             cells = [draw(np.flatnonzero(abs(np.arange(n) - (n - 1) / 2) <= 1), batch) for n in A.shape[2:]]
             own = A[(torch.arange(batch), slice(None), *map(torch.from_numpy, cells))]
             for _ in range(4):  # signs of the channels
@@ -150,7 +156,7 @@ def trace(model: nn.Module, layer: str, x: Tensor, cells: tuple[int, ...]) -> Ge
             fake = torch.empty(1, *x.shape[1:], dtype=x.dtype, device=x.device)
             with _Trail(fake, Geometry(size, size, ((0.0, 1.0),) * len(size))) as trail:
                 model(fake)
-        found = trail.held.get(id(held[-1]), (None, None))[1]
+        found = trail.held.get(id(held[_run(layer)]), (None, None))[1]
     except Exception:  # a network that asks for values, which tensors without memory lack
         found = "a pass that cannot be traced"
     plain = Geometry(size, cells, (), unknown=found if isinstance(found, str) else "a change of shape")

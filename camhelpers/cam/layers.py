@@ -1,83 +1,252 @@
-"""The layers of a network: by name, by position, as a module, and the last stage that has a spatial map."""
+"""The layers of a network: by name, by position, as a module, and the one to explain, found in one recorded pass."""
 
 import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from threading import RLock
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-_POOLED = (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_HOW = "name one with layers=..., from named_modules()."
+_locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
-def layer_name(net: nn.Module, layer: str | nn.Module | None = None) -> str:
-    """The name of a layer: given by name, as a module of `net`, or None for the last stage with a spatial map.
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, for one thread at a time; every module's own flag afterwards.
+
+    Whatever toggles flags, hooks or gradients of a model does so inside. The lock belongs to the first module with
+    weights, which a network shares with whatever wraps it.
+    """
+    owner = next((module for module in model.modules() if _weighted(module)), model)
+    with _locks.setdefault(owner, RLock()):
+        training = [module for module in model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
+
+
+def layer_name(
+    net: nn.Module, layer: str | nn.Module | None = None, inputs: Tensor | None = None, *, mapped: bool = False
+) -> str:
+    """The name of a layer: given by name, as a module of `net`, or None for the last one with a spatial map.
+
+    That is the last, in a pass over `inputs` or a blank picture, that all the output depends on passes through, before
+    pooling. `mapped` refuses a layer without a map. Of a module that runs several times, `name#2` is the second run.
 
     >>> from camhelpers.cam.nets import SmallResNet
     >>> layer_name(SmallResNet(classes=2)), layer_name(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1)), "[-1]")
     ('layer4', '1')
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise ValueError("A TorchScript module hides its layers; give the network that it was made from.")
     if layer is None:
-        return _last_stage(net)
+        return _best(net, inputs).name
     names = {module: name for name, module in net.named_modules() if name}
     if isinstance(layer, nn.Module):
         if layer not in names:
             raise ValueError(f"The given {type(layer).__name__} is not a layer of this model.")
         return names[layer]
-    found = net
+    found, (path, run, number) = net, str(layer).partition("#")
     try:
-        for part in re.findall(r"[^.\[\]]+", str(layer)):  # "layer4[-1]", as in Python; from the end only in a list
+        for part in re.findall(r"[^.\[\]]+", path):  # "layer4[-1]", as in Python; from the end only in a list
             found = found[int(part)] if part.startswith("-") else found.get_submodule(part)
-        return names[found]
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        names = list(names.values())
-        shown = [name for depth in (0, 1) for name in names if name.count(".") == depth][:40]
-        more = f" and {len(names) - 40} deeper ones" if len(names) > 40 else ""
-        raise ValueError(f"The model has no layer {str(layer)!r}; it has {', '.join(shown)}{more}.") from None
+        name = names[found] + run + number
+        if not mapped or name in record(net, inputs).maps:
+            return name
+        wrong = f"Layer {name!r} gives no spatial map"
+    except (AttributeError, IndexError, KeyError, TypeError):
+        wrong = f"The model has no layer {str(layer)!r}"
+    try:
+        known = f"its stages are {', '.join(stages(net, inputs))}; named_modules() lists all"
+    except (RuntimeError, ValueError):
+        known = f"it has {', '.join(name for name, _ in net.named_children())}"
+    raise ValueError(f"{wrong}; {known}.")
 
 
-def stages(net: nn.Module) -> list[str]:
-    """The layers worth offering in a menu: the stages up to the last one with a spatial map, early to late."""
-    last = _last_stage(net)
-    names = _with_convolutions(net, last.rpartition(".")[0])
-    names = names[: names.index(last) + 1]
-    return names if len(names) > 2 else [*_with_convolutions(net, last), last]  # a trunk in one Sequential: look inside
+def stages(net: nn.Module, inputs: Tensor | None = None) -> list[str]:
+    """The layers worth offering in a menu: the last at each size and width up to the automatic one, early to late."""
+    best, good = _best(net, inputs), record(net, inputs).good
+    there = [x for x in good[: good.index(best)] if (x.through or not best.through) and x.convolves]
+    whole = [x for x in there if len({x.cells, *(y.cells for y in there if y.inside(x))}) <= 2]  # shrinks its map once
+    found = {(x.channels, x.cells): x.name for x in whole if not any(x.inside(y) for y in whole)}
+    found.pop((best.channels, best.cells), None)
+    return [*found.values(), best.name]
 
 
-def _with_convolutions(net: nn.Module, parent: str) -> list[str]:
-    children = net.get_submodule(parent).named_children()
-    found = [name for name, child in children if _convolves(child) and not name.lower().startswith("aux")]
-    return [f"{parent}.{name}" if parent else name for name in found]
+def _weighted(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
 
 
-def _last_stage(net: nn.Module, prefix: str = "") -> str:
-    """Walk down the trunk: the last child with a convolution that is no head and holds no global pooling."""
-    told = getattr(net, "feature_info", None)  # networks of timm list the ends of their stages themselves
-    if isinstance(told, list) and told and _convolves(net.get_submodule(told[-1]["module"])):
-        return told[-1]["module"]
-    children = list(net.named_children())
-    convolving = [(name, child) for name, child in children if _convolves(child)]
-    trunk = [c for c in convolving if not c[0].lower().startswith(("aux", "classifier")) and not _is_head(c[1])]
-    if not trunk:  # a whole classifier wrapped in one module: look inside
-        trunk = convolving[-1:]
-        if trunk and any(True for _ in trunk[0][1].children()):
-            return _last_stage(trunk[0][1], f"{prefix}{trunk[0][0]}.")
-    if not trunk:
-        raise ValueError("No layer with a spatial map was found; name one with layers=..., from named_modules().")
-    name, child = trunk[-1]
-    behind = [module for _, later in children[children.index(trunk[-1]) + 1 :] for module in later.modules()]
-    if any("Attention" in type(module).__name__ for module in behind):
-        why = f"Behind {prefix + name!r} this network passes on tokens, and a list of tokens has no spatial map"
-        raise ValueError(f"{why}; name a layer that has one with layers=..., from named_modules().")
-    pooled = any(isinstance(module, _POOLED) for module in child.children())
-    holder = isinstance(child, (nn.ModuleList, nn.ModuleDict))  # runs its children, gives no map of its own
-    return _last_stage(child, f"{prefix}{name}.") if pooled or holder else prefix + name
+# The recorded pass ----------------------------------------------------------------------------------------------------
 
 
-def _convolves(module: nn.Module) -> bool:
-    return any(isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d)) for m in module.modules())
+class Layer(NamedTuple):
+    """A layer that gives a map, whether all paths lead through it, and the node of autograd's graph that made it."""
+
+    name: str
+    channels: int
+    cells: int
+    convolves: bool
+    through: bool
+    node: int
+
+    def inside(self, other: "Layer") -> bool:
+        """Whether this is a part of the other."""
+        return self.name.startswith(other.name + ".")
 
 
-def _is_head(module: nn.Module) -> bool:
-    """Whether a module ends in scores rather than in a map."""
-    leaves = [m for m in module.modules() if not list(m.children())]
-    while leaves and isinstance(leaves[-1], (nn.Dropout, nn.Softmax, nn.Sigmoid)):
-        leaves.pop()
-    return isinstance(leaves[-1], (nn.Linear, *_POOLED))
+class Record(NamedTuple):
+    """What one pass told: all layers that give a map, those worth explaining, the one to take, and what to say."""
+
+    maps: list[str]
+    good: list[Layer]
+    best: Layer | None
+    why: str
+
+
+_known: WeakKeyDictionary[nn.Module, dict[Any, Record]] = WeakKeyDictionary()
+
+
+def _best(net: nn.Module, inputs: Tensor | None) -> Layer:
+    _, _, best, why = record(net, inputs)
+    if best is None:
+        raise ValueError(why)
+    if why:
+        warnings.warn(why, stacklevel=5)
+    return best
+
+
+def record(net: nn.Module, inputs: Tensor | None = None) -> Record:
+    """What a pass over one sample, or a blank one, tells of the layers; kept for the modules and the sample's shape."""
+    x = inputs
+    if x is None:
+        convs, card = [m for m in net.modules() if isinstance(m, _CONVOLUTIONS)], getattr(net, "card", None)
+        if not convs:
+            return Record([], [], None, f"No layer with a spatial map was found; {_HOW}")
+        channels = min((conv.in_channels for conv in convs), key=lambda n: (n != 3, n != 1))  # else the first one's
+        usual = channels, *{1: (1024,), 2: (224, 224), 3: (16, 64, 64)}[len(convs[0].kernel_size)]
+        x = convs[0].weight.new_zeros(1, *((len(card.mean), *card.size) if card else usual))
+    kept, key = _known.setdefault(net, {}), (x.shape[1:], *map(id, net.modules()))
+    if key not in kept:
+        try:
+            kept[key] = _record(net, x[:1])
+        except (RuntimeError, TypeError, ValueError) as error:
+            if inputs is not None:
+                raise
+            raise ValueError(f"On a blank input {tuple(x.shape)} no layer could be looked for; {_HOW}") from error
+    return kept[key]
+
+
+def _record(net: nn.Module, x: Tensor) -> Record:
+    """Run the network once with every module watched, and look at the graph that autograd drew of the pass."""
+    seen: list[tuple[str, nn.Module, Tensor, Any]] = []
+
+    def watch(name: str) -> Any:
+        def hold(module: nn.Module, args: Any, out: Any) -> None:
+            if isinstance(out, Tensor) and out.grad_fn is not None:
+                seen.append((name, module, out.detach().to("meta"), out.grad_fn))  # its shape, not its memory
+
+        return hold
+
+    graph_alone = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda _: None)
+    with eval_mode(net), torch.inference_mode(False), torch.enable_grad(), graph_alone:
+        hooks = [module.register_forward_hook(watch(name)) for name, module in net.named_modules() if name]
+        try:
+            leaf = x.clone().requires_grad_()
+            output = tensors(net(leaf + 0))  # no leaf: a model may begin with an operation in place
+        finally:
+            for handle in hooks:
+                handle.remove()
+    reached, through = _paths([out.grad_fn for out in output if out.grad_fn is not None], leaf)
+    runs, count = Counter(name for name, *_ in seen), Counter()
+    last_weights = max((i for i, (_, module, *_) in enumerate(seen) if _weighted(module)), default=0)
+    scores, maps, good, tokens = {out.shape[1] for out in output if out.ndim > 1}, [], [], 0
+    for i, (name, module, out, node) in enumerate(seen):
+        count[name] += 1
+        run = f"{name}#{count[name]}" if runs[name] > 1 else name
+        if is_map(module, out, x):
+            maps.append(run)
+            convolves = any(isinstance(inner, _CONVOLUTIONS) for inner in module.modules())
+            pools = "Pool" in type(module).__name__ and not convolves
+            its_output = out.shape[1] in scores and i >= last_weights  # as the logits of a UNet
+            if node in reached and not pools and not its_output:
+                good.append(Layer(run, out.shape[1], out[0, 0].numel(), convolves, node in through, id(node)))
+        elif node in reached and _are_tokens(module, out):
+            tokens = len(good)
+    best, why = _choose(good)
+    if best and tokens > max(i for i, layer in enumerate(good) if layer.node == best.node):
+        why = f"Behind {best.name!r} this network passes on tokens, and a list of tokens has no spatial map"
+        best, why = None, f"{why}; name a layer that has one with layers=..., from named_modules()."
+    return Record(maps, good, best, why)
+
+
+def _choose(good: list[Layer]) -> tuple[Layer | None, str]:
+    """The last layer that everything passes through, unless a wider and coarser one lies beside that way."""
+    last = next((layer for layer in reversed(good) if layer.through), None)
+    beside = [x for x in good if last is None or (x.channels > last.channels and x.cells < last.cells)]
+    deeper = [x for x in beside if not any(x.inside(y) and x.cells == y.cells for y in beside)]
+    best = max(reversed(deeper), key=lambda layer: (layer.channels, -layer.cells)) if deeper else last
+    if best is None:
+        return None, f"No layer with a spatial map was found on which the output depends; {_HOW}"
+    best = min((layer for layer in good if layer.node == best.node), key=lambda layer: layer.name.count("."))
+    why = "No deep layer passes on all that the output depends on (a U-shape, or branches)"
+    why = f"{why}; {best.name!r} was taken, the widest and coarsest map; for another say layers=..."
+    return best, why if deeper else ""
+
+
+def _paths(ends: list[Any], leaf: Tensor) -> tuple[set[Any], set[Any]]:
+    """The nodes of the graph above `ends`, and those that every path from the input to the output passes through."""
+    order, above, todo = [], {}, [(end, False) for end in ends]
+    while todo:
+        node, done = todo.pop()
+        if done:
+            order.append(node)
+        elif node not in above:
+            above[node] = [parent for parent, _ in node.next_functions if parent is not None]
+            todo += [(node, True), *((parent, False) for parent in above[node])]
+    from_input, to_end = {}, Counter(ends)  # how many paths there are
+    for node in order:
+        from_input[node] = (getattr(node, "variable", None) is leaf) + sum(from_input[parent] for parent in above[node])
+    for node in reversed(order):
+        for parent in above[node]:
+            to_end[parent] += to_end[node]
+    total = sum(from_input[end] for end in ends)
+    return {*order}, {node for node in order if total and from_input[node] * to_end[node] == total}
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """The tensors that a model returned, whatever containers hold them."""
+    leaves = tree_leaves(output)
+    inner = [tensor for leaf in leaves if is_dataclass(leaf) for tensor in tensors(list(vars(leaf).values()))]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)] + inner
+
+
+def is_map(module: nn.Module, out: Any, x: Tensor) -> bool:
+    """Whether a module gave `(N, C, *spatial)` with more than one cell for the input `x`."""
+    alike = isinstance(out, Tensor) and out.is_floating_point() and out.ndim == x.ndim and len(out) == len(x)
+    return alike and out[0, 0].numel() > 1 and not _channels_last(module, out)
+
+
+def _channels_last(module: nn.Module, out: Tensor) -> bool:
+    """Whether a layer gives `(N, *spatial, C)`, as Swin's do: it normalises over what should be a spatial axis."""
+    norms = [m.normalized_shape for m in module.modules() if isinstance(m, nn.LayerNorm)]
+    return out.shape[-1] != out.shape[1] and (out.shape[-1],) in norms
+
+
+def _are_tokens(module: nn.Module, out: Tensor) -> bool:
+    attends = isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("Attention")
+    tokens = attends and out.ndim == 3 and out.shape[1] > 1
+    return tokens or (out.ndim > 3 and _channels_last(module, out) and out[0, ..., 0].numel() > 1)

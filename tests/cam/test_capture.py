@@ -1,6 +1,10 @@
 """The one pass: what it holds, what it costs, and that it leaves everything as it was."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -86,6 +90,21 @@ def test_parallel_branches(frozen):
     assert together["idle"].count_nonzero() == 0
 
 
+def test_every_run_of_a_module_is_held():
+    conv, relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+    net, x = nn.Sequential(conv, relu, conv, relu, nn.AvgPool2d(2)), batch()
+    held = ch.capture(net, x, "0")
+    assert held.layers == ["0#1", "0#2"]
+    torch.testing.assert_close(held.A["0#2"], conv(conv(x).relu()).detach())
+    assert ch.capture(net, x, "0#1").layers == ["0#1"]
+    ex = ch.explain(net, x, layers="0", target=lambda out: out.sum())
+    first, second = ex.heatmap(layer="0#1"), ex.heatmap(layer="0#2")
+    assert np.array_equal(ex.heatmap(), second) and not np.array_equal(first, second)
+    assert ex.geometry("0#1").lines == ex.geometry("0#2").lines == ((0, 1), (0, 1))
+    with pytest.raises(ValueError, match="'0' was not captured, only 0#1, 0#2"):
+        ex.heatmap(layer="0")
+
+
 def test_operations_in_place_change_neither_what_is_held_nor_the_input():
     torch.manual_seed(0)
     first, conv, relu = nn.ReLU(inplace=True), nn.Conv2d(3, 6, 3), nn.ReLU(inplace=True)
@@ -133,7 +152,55 @@ def test_a_callable_sees_one_sample_at_a_time(net):
     assert seen == [(3,)] * 3
     alone = ch.capture(net, batch(3)[1:2]).gradients(lambda out: out[0] * out[1])
     torch.testing.assert_close(product["layer4"][1], alone["layer4"][0])
-    assert sample({"a": (torch.arange(3), 7), "b": None}, 2) == {"a": (torch.tensor(2), 7), "b": None}
+    assert sample({"a": (torch.arange(3), 7), "b": None}, 2, 3) == {"a": (torch.tensor(2), 7), "b": None}
+
+
+class Named(NamedTuple):
+    logits: torch.Tensor
+    loss: float
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    more: dict
+
+
+def test_one_samples_part_is_cut_out_of_whatever_a_model_returns():
+    x, found = torch.arange(6.0).reshape(3, 2), torch.arange(4.0).requires_grad_()
+    assert sample(Named(x, 0.5), 1, 3)[0].tolist() == [2, 3] and sample(Named(x, 0.5), 1, 3).loss == 0.5
+    part = sample(Answer(x, {"scale": 2, "anchors": torch.zeros(7), "deep": [x, (x,)]}), 2, 3)
+    assert part.logits.tolist() == part.more["deep"][1][0].tolist() == [4, 5] and len(part.more["anchors"]) == 7
+    assert sample([{"boxes": found}, {"boxes": found[:2]}], 1, 2)["boxes"].tolist() == [0, 1]  # a detector's
+    assert sample([{"boxes": found}], 0, 1)["boxes"] is found and sample({"boxes": found}, 0, 1)["boxes"] is found
+    for odd, said in (({"boxes": found}, r"a tensor \(4,\)"), (SimpleNamespace(x=x), "a SimpleNamespace")):
+        with pytest.raises(TypeError, match=f"returns {said}, which has no part for each of 3 samples; explain one"):
+            sample(odd, 0, 3)
+
+
+def test_gradients_that_rounding_hides_are_told():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    net[1].register_forward_hook(lambda module, args, out: out.round())
+    with pytest.warns(UserWarning, match="gradient at '0' is zero everywhere: .* rounding of a quantised layer"):
+        assert not ch.explain(net, batch(), layers="0").heatmap().any()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_eight_threads_give_the_maps_of_one(net, training):
+    net.train(training)
+    inputs = [batch(1) + i for i in range(24)]
+
+    def explained(x: torch.Tensor) -> np.ndarray:
+        ex = ch.explain(nn.Sequential(net), x)  # a wrapper of its own for each
+        places = ex.heatmap(place="effective") if x is inputs[0] else 0
+        return np.stack([*(ex.heatmap(m, samples=2) for m in ("gradcam", "hybrid", "smoothgrad"))]) + places
+
+    before = state(net)
+    alone = [explained(x) for x in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(explained, inputs))
+    np.testing.assert_allclose(np.stack(together), np.stack(alone), atol=1e-6)
+    assert state(net) == before
 
 
 # what it costs -------------------------------------------------------------------------------------------------------

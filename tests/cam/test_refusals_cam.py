@@ -70,6 +70,11 @@ def exchanged() -> nn.Module:
     return load_model("two.safetensors")
 
 
+def poisoned(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        module.weight[0, 0] = float("nan")
+
+
 def score(net: nn.Module, target: object) -> dict[str, torch.Tensor]:
     return capture(net.eval(), X, "conv" if isinstance(net, Outputs) else None).gradients(target)
 
@@ -79,20 +84,28 @@ DETACHED = Outputs(lambda a: a.detach().mean((2, 3)))
 
 # fmt: off
 REFUSALS = [
-    (lambda n: capture(n, X, "layer5"), V, "no layer 'layer5'; it has stem, layer1, layer2,"),
+    (lambda n: capture(n, X, "layer5"), V, "no layer 'layer5'; its stages are layer1, layer2,"),
+    (lambda n: capture(n, X, 4), V, "no layer '4'; its stages are layer1"),
+    (lambda n: capture(n, X, "layer4#2"), V, "never reached layer 'layer4#2'"),
     (lambda n: capture(n, X, nn.ReLU()), V, "given ReLU is not a layer of this model"),
     (lambda n: capture(n, X, []), V, "layers is empty; name at least one"),
-    (lambda n: capture(n, X, "fc"), V, r"'fc' gives \(2, 3\), no spatial map .*another"),
+    (lambda n: capture(n, X, "fc"), V, r"'fc' gives \(2, 3\) of torch.float32, no spatial map .*another"),
     (lambda n: capture(Outputs(lambda a: a), X, "unused"), V, "never reached layer 'unused'; name one"),
     (lambda n: layer_name(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))), V, "No layer with a spatial map was found"),
     (lambda n: capture(n, X[:, :1]), V, r"\(2, 1, 64, 64\) of .*; the model takes \(N, 3, ...\)"),
     (lambda n: capture(n, X[0]), V, r"\(3, 64, 64\) of .*; the model takes .* with 2 spatial axes"),
     (lambda n: capture(n, X.double()), V, "of torch.float64; the model takes .*, of torch.float32"),
-    (lambda n: capture(n, X.byte()), T, r"takes a floating-point tensor \(N, C, \*spatial\)"),
+    (lambda n: capture(n, X.byte()), T, r"takes a dense floating-point tensor \(N, C, \*spatial\)"),
+    (lambda n: capture(n, X.to_sparse()), T, "takes a dense floating-point tensor"),
+    (lambda n: capture(n, X[:, :, :0]), V, r"input \(2, 3, 0, 64\) is empty; give"),
+    (lambda n: capture(n.to("meta"), X), V, "lies on the device 'meta' and has no values"),
+    (lambda n: capture(torch.jit.trace(n, X), X), V, "TorchScript module hides its layers; give"),
+    (lambda n: capture(n.requires_grad_(False).apply(poisoned), X), V, "output holds NaN; look at its weights"),
     (lambda n: capture(n, X / 0), V, "NaN or infinite values; clean it"),
     (lambda n: score(n, 3), V, "Class 3 is out of range; .* classes 0 to 2"),
     (lambda n: score(n, [0]), V, "1 targets for a batch of 2; give one, or one for"),
     (lambda n: score(n, [None, 1]), T, "target must be None, a class"),
+    (lambda n: score(n, True), T, "target must be None, a class"),
     (lambda n: score(n, lambda out: out), T, "must return one number, as a tensor"),
     (lambda n: score(n, lambda out: torch.tensor(1.0)), V, "depends neither on a captured layer nor on the input"),
     (lambda n: score(DETACHED, 0), V, "does the model detach its features"),
@@ -100,6 +113,7 @@ REFUSALS = [
     (lambda n: score(Outputs(lambda a: a), 0), V, r"returns \(2, 4, 64, 64\), not \(N, classes\); pass target="),
     (lambda n: explain(n, PICTURE).heatmap(target="cow"), V, "no class 'cow'; it knows cat"),
     (lambda n: resolve_target("cow", ()), V, "no class 'cow'; it knows no names of classes"),
+    (lambda n: resolve_target("crane", ("crane", "dog", "crane")), V, "Classes 0, 2 are all called 'crane'; give"),
     (lambda n: explain(n, "nowhere.png"), FileNotFoundError, "nowhere.png is no file"),
     (lambda n: explain(n, np.full((9, 9, 3), 200.0)), V, "floats in 0..1, such as pixels / 255"),
     (lambda n: explain(n, []), V, "no picture or volume to explain; give at least one"),
