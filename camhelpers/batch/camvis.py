@@ -11,7 +11,6 @@ one step: where the metadata is, everything that it lists is there. Of samples w
 visualizations are in `class_<name>/` below the split.
 """
 
-import csv
 import glob
 import json
 import os
@@ -25,6 +24,7 @@ from time import perf_counter
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 from torch import nn
 from tyro.conf import arg
@@ -34,6 +34,7 @@ from ..cam import methods as cams
 from ..cam.capture import resolve_target
 from ..cam.cards import Card
 from ..cam.explain import Explanation, explain
+from ..cam.geometry import Place
 from ..cam.gradients import PERCENTILE, SAMPLES, SPREAD
 from ..cam.layers import layer_name
 from ..cam.models import model_hash
@@ -47,7 +48,7 @@ from ..progress import Progress
 from ..show import planes
 
 METHODS = ("gradcam", "gradcam++", "layercam", "hybrid", "smoothgrad", "vargrad")
-FORMAT = "camhelpers volume 4"  # written into every metadata file, and to change with its fields
+FORMAT = "camhelpers volume 5"  # written into every metadata file, and to change with its fields
 RULE = "gradients clipped at a percentile on the model's grid; resized to the volume; divided by the maximum there"
 SUMMARY = ("split", "class", "sample", "prediction", "probability", "status", "files", "bytes", "seconds", "folder",
            "problem")  # fmt: skip
@@ -68,6 +69,7 @@ class Settings:
     percentile: Percent = PERCENTILE  # where the heat of SmoothGrad and VarGrad is cut off; 100 cuts nothing
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0  # seed of the noise and of the random control
     size: Annotated[Literal["model", "native"], arg(name="at")] = "model"  # the card's size, or the volume's own
+    place: Place = "grid"  # where a layer's cells are drawn: equal parts, by strides and paddings, or as measured
     opacity: Fraction = 0.4  # how strongly the heat covers the volume
     cmap: str = "jet"  # the colour map of the heat
     spacing: tuple[Length, Length, Length] | None = None  # voxel size (z, y, x) in mm, where the file does not state it
@@ -228,13 +230,19 @@ class _Run:
     def _draw(self, method: str, ex: Explanation, mask: np.ndarray | None, stem: Path, look: Path) -> dict[str, Any]:
         """Write the files of one method, whose names begin with `stem` and `look`; return what the metadata says."""
         s, volume, gradient = self.settings, ex.volume, cams.METHODS[method].forwards > 0
-        options = {"alpha": s.alpha, "seed": s.seed, "samples": s.samples, "spread": s.spread}
+        options = {"alpha": s.alpha, "seed": s.seed, "samples": s.samples, "spread": s.spread, "place": s.place}
         heat, raw, clipped_at, divided_by = ex.heat(method, **options, percentile=s.percentile)
         blank, clipped = bool(raw.max() <= 0), {"clipped_at": float(clipped_at)} if gradient else {}
         where = localisation.heat_summary(heat, volume.spacing)
         where["hottest_slice_from_1"] = where.pop("hottest_slice") + 1  # as the previews and ImageJ count
         rule = {"rule": RULE, **clipped, "divided_by": float(divided_by)}
         about = {"normalisation": rule, "blank": blank, "where": _for_json(where, volume)}
+        jumps = np.divide(heat.shape, raw.shape)  # voxels from the centre of a cell to the next
+        if s.place != "grid" and not gradient:
+            lines = ex.geometry(measure=s.place == "effective").centres(s.place, (), heat.shape)
+            jumps = np.array([jump for _, jump in lines])
+        sized = {"voxels": jumps.tolist(), "mm": (jumps * volume.spacing).tolist() if _spacing(volume) else None}
+        about["cells"] = {"place": "grid" if gradient else s.place, "count": raw.shape, **sized}
         if mask is not None and mask.any():  # against all of the heat: where it is cut off, it has no one maximum
             whole = ex.heat(method, **options, percentile=100).heatmap if gradient else heat
             about["lesion"] = _for_json(localisation.lesion_scores(whole, mask, volume.spacing), volume)
@@ -277,10 +285,7 @@ def _summarise(folder: Path, outcomes: Sequence[Outcome]) -> None:
             size, where = sum(f["bytes"] for f in r["files"].values()), path.relative_to(folder).as_posix()
             more = {"status": "complete", "files": len(r["files"]), "bytes": size, "folder": where}
             rows[r["split"], r["class"], r["sample"]] = r | more
-    for _, status, about, problem in outcomes:
-        if status == "failed":
-            rows[tuple(about.values())] = about | {"status": status, "problem": problem}
-    with atomic(folder / "summary.csv") as path, path.open("w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, SUMMARY, extrasaction="ignore", lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows.values())
+    failed = [o for o in outcomes if o.status == "failed"]
+    rows |= {tuple(o.record.values()): o.record | {"status": o.status, "problem": o.problem} for o in failed}
+    with atomic(folder / "summary.csv") as path:
+        pd.DataFrame(rows.values(), columns=SUMMARY, dtype=object).to_csv(path, index=False, lineterminator="\n")

@@ -204,7 +204,7 @@ class Explanation:
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha is {alpha}; it lies between 0 (LayerCAM) and 1 (Grad-CAM).")
         if chosen.forwards:  # one run serves both gradient methods; the last one is kept
-            key = (self._asked(target), samples, spread, seed)
+            key = (self._asked(target), samples, spread, int(np.ravel(seed)[0]))
             if key not in self._noise:
                 self._noise.clear()
                 self._noise[key] = noisy_gradients(self.model, self.inputs, *key)

@@ -55,7 +55,7 @@ def measured(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, f
 
 def maps(
     ex: Explanation, methods: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], *, rivals: bool = True,
-    place: Place = "grid", size: Size = "model",
+    place: Place = "grid", size: Size = "model", **more: Any,
 ) -> Iterator[tuple[str, float, str, np.ndarray, float]]:  # fmt: skip
     """Every map that takes part, as name, alpha, layer, heat `(N, *spatial)` and the seconds that the method took.
 
@@ -76,7 +76,7 @@ def maps(
     others[torch.arange(len(others)), ex.capture.classes(ex.target)] = torch.inf
     for layer in ex.layers:
         for name, alpha in measured(methods, alphas) if rivals else variants(methods, alphas):
-            options = {"layer": layer, "alpha": ALPHA if np.isnan(alpha) else alpha, "seed": seeds}
+            options = {"layer": layer, "alpha": ALPHA if np.isnan(alpha) else alpha, "seed": seeds, **more}
             heat, start = drawn(name, **options), perf_counter()
             ex.heatmap(name, **options, size=size)  # the first one paid for warming up
             yield name, alpha, layer, heat, perf_counter() - start
@@ -101,11 +101,12 @@ def hollow(heat: np.ndarray) -> np.ndarray:
 def judge(
     model: nn.Module, pictures: Sequence[Any], metric: str, score: Callable[[np.ndarray, int], float], *,
     methods: Sequence[str], layers: Sequence[str] | str | None = None, target: Any = None,
-    oracle: Callable[[int], np.ndarray] | None = None, seed: int = 0, batch: int = 32, place: Place = "grid",
+    oracle: Callable[[int], np.ndarray] | None = None, seed: int = 0, batch: int = 32, **more: Any,
 ) -> pd.DataFrame:  # fmt: skip
     """Any score of a map, `score(heat, i)` on picture `i`, for the methods with all that they must beat: see `gate`.
 
-    `oracle(i)` is the map that would be right. Maps have the size of the pictures.
+    `oracle(i)` is the map that would be right; `more` are options of `heatmap`, such as `place`. Maps have the size of
+    the pictures.
     """
     rows = []
     target = resolve_target(target, model.card.classes)
@@ -113,7 +114,8 @@ def judge(
         asked = target[start : start + batch] if isinstance(target, (list, torch.Tensor)) else target
         ex = explain(model, pictures[start : start + batch], layers=layers, target=asked)
         here = range(start, start + len(ex.inputs))
-        found = [each[:4] for each in maps(ex, methods, [ALPHA], [seed + i for i in here], place=place, size="input")]
+        seeds = [seed + i for i in here]
+        found = [each[:4] for each in maps(ex, methods, [ALPHA], seeds, size="input", **more)]
         if oracle:
             right = [oracle(i) for i in here]
             two = {ORACLE: right, copy_of(ORACLE, HOLLOW): [hollow(heat) for heat in right]}

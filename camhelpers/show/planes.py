@@ -5,7 +5,6 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,15 +34,12 @@ class Scale(NamedTuple):
 
 
 def checked(volume: Array, heat: Array | None = None, spacing: Spacing = None, mask: Array | None = None) -> Scale:
-    """The scale of a volume in 0..1; one sentence refuses another range, and heat or a mask of another shape."""
-    for what, array in (("volume", volume), ("heat", heat), ("mask", mask)):
+    """The scale of a volume in 0..1; heat and mask must be like it."""
+    for array in (volume, heat, mask):
         if array is None:
             continue
-        if np.ndim(array) != 3 or array.shape != volume.shape:
-            raise ValueError(f"The {what} is {np.shape(array)}; give (Z, Y, X), the same for volume, heat and mask.")
-        low, high = array.min(), array.max()
-        if not (low >= 0 and high <= 1):  # NaN is neither
-            raise ValueError(f"The {what} reaches from {low:.3g} to {high:.3g}; bring it to 0..1 first.")
+        if array.ndim != 3 or not (array.shape == volume.shape and array.min() >= 0 and array.max() <= 1):
+            raise ValueError("Give volume, heat and mask as (Z, Y, X) of one shape, with values in 0..1.")
     steps = np.array((1, 1, 1) if spacing is None else spacing, dtype=float)
     return Scale(steps, steps * volume.shape, "voxels" if spacing is None else "mm")
 
@@ -98,6 +94,15 @@ def plane_title(axis: int, index: int, scale: Scale) -> str:
     return f"{AXES[axis]} {index}{where}"
 
 
+def lesion_key(cell: Any, **options: Any) -> None:
+    """Say on a picture what its white line is."""
+    from matplotlib.lines import Line2D
+
+    edge, box = Line2D([], [], color="white", linewidth=1.1), {"facecolor": "black", "framealpha": 0.6}
+    look = {"loc": "upper left", "fontsize": 10, "labelcolor": "white", "frameon": True, **box, **options}
+    cell.legend([edge], ["edge of the lesion"], **look)
+
+
 def _sheet(
     figure: "Figure", scale: Scale, boxes: Sequence[tuple[float, ...]], planes: Iterable[tuple], *,
     opacity: float = 0.4, cmap: str = "jet", title: str = "", label: str = render.HEAT,
@@ -122,6 +127,8 @@ def _sheet(
             rows, columns = ((np.arange(n) + 0.5) * scale.steps[a] for n, a in zip(mask.shape, SEEN[axis], strict=True))
             lines = cell.contour(columns, rows, mask, levels=[0.5], colors="white", linewidths=1.1)
             lines.set_path_effects(thin)
+            if not any(other.get_legend() for other in figure.axes):
+                lesion_key(cell)
         length, words = scale_bar(x, scale.unit)
         end, floor, above = x * (1 - 0.12 / box[2]), y * (1 - 0.12 / box[3]), y * (1 - 0.18 / box[3])  # off the corner
         cell.plot([end - length, end], [floor] * 2, "w", linewidth=2.5, solid_capstyle="butt", path_effects=thick)
@@ -195,35 +202,36 @@ def preview(volume: "Volume", heat: Array, *, mask: Array | None = None, **look:
     return figure
 
 
-def profiles(heats: Mapping[str, Array], spacing: Spacing = None, *, mask: Array | None = None) -> "Figure":
-    """Where several methods look along each axis: the share of the heat in each slice, over the lesion's true share."""
+def profiles(heats: Mapping[str, Array], spacing: Spacing = None, *, mask: Array | None = None, title="") -> "Figure":
+    """Where each method looks along each axis: the share of its heat in each slice, over the lesion's own share."""
     import matplotlib.pyplot as plt
 
-    first = next(iter(heats.values()))
-    for heat in heats.values():
-        scale = checked(first, heat, spacing, mask)
-    figure, cells = plt.subplots(1, 3, figsize=(11, 3.9), layout="constrained")
-    for axis, cell in enumerate(cells):
-        places = (np.arange(first.shape[axis]) + 0.5) * scale.steps[axis]
-        if mask is not None and mask.any():
-            true = 100 * localisation.profile(mask, axis)
-            cell.fill_between(places, true, color="0.85", linewidth=0, label="lesion, its true share")
-        for name, heat in heats.items():
-            words = methods.title(name) + ("" if heat.any() else " (blank)")
-            cell.plot(places, 100 * localisation.profile(heat, axis), color=methods.colour(name), label=words)
-        cell.set(xlim=(0, scale.extent[axis]), ylim=(0, None), xlabel=f"{AXES[axis]} ({scale.unit})")
-        cell.locator_params(nbins=6)
-    cells[0].set_ylabel("share of all heat in a slice (%)")
-    handles, labels = cells[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    size = (10.5, 1.6 + 0.85 * len(heats))
+    figure, cells = plt.subplots(len(heats), 3, figsize=size, squeeze=False, sharex="col", sharey="col")
+    for row, (name, heat) in zip(cells, heats.items(), strict=True):
+        scale = checked(heat, None, spacing, mask)
+        words = methods.title(name) + ("" if heat.any() else "\n(blank)")
+        row[0].set_ylabel(words, rotation=0, ha="right", va="center")
+        for axis, cell in enumerate(row):
+            places = (np.arange(heat.shape[axis]) + 0.5) * scale.steps[axis]
+            if mask is not None and mask.any():
+                true = 100 * localisation.profile(mask, axis)
+                cell.fill_between(places, true, color="0.82", linewidth=0, label="the lesion's own share")
+            cell.plot(places, 100 * localisation.profile(heat, axis), color=methods.colour(name), label="heat")
+            cell.set(xlim=(0, scale.extent[axis]), ylim=(0, None))
+            cell.locator_params(axis="y", nbins=3), cell.locator_params(axis="x", nbins=5)
+            cells[-1][axis].set_xlabel(f"{AXES[axis]} ({scale.unit})")
+    figure.legend(*cells[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.supylabel("share of the method's heat in each slice (%)", fontsize=11)
+    figure.suptitle(title)
     return figure
 
 
 def turning(
     volume: Array, heat: Array, spacing: Spacing = None, angles: Sequence[float] = tuple(range(0, 360, 15)), *,
-    cmap: str = "jet", side: int = 200,
+    cmap: str = "jet", side: int = 480,
 ) -> Array:  # fmt: skip
-    """Frames `(N, H, W, 3)`, uint8, of maximum projections: from 25 degrees above, at 0 along z, at 90 along x.
+    """Frames `(N, H, W, 3)`, at most `side` pixels, of maximum projections: from 25 degrees above, at 0 along z.
 
     What is far is darker, and heat covers in proportion to its value: cold heat must not hide what lies behind.
     """
@@ -233,35 +241,29 @@ def turning(
 
     extent = checked(volume, heat, spacing).extent
     both = torch.from_numpy(np.stack([volume, heat]).astype(np.float32, copy=False))[None]
-    grey, warm = F.interpolate(both, [min(length, 96) for length in volume.shape], mode="area")[0].numpy()
-    shape = np.array(grey.shape)
-    voxels = np.indices(shape, np.float32) - (shape[:, None, None, None] - 1) / np.float32(2)  # from the middle
-    corners = (np.array(list(np.ndindex(2, 2, 2))) - 0.5) * shape
-    edges = [(a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit]
+    both = F.interpolate(both, [min(length, 96) for length in volume.shape], mode="area")
     diagonal, up, level = math.hypot(extent[0], extent[2]), math.sin(math.radians(25)), math.cos(math.radians(25))
-    deep, *spans = extent[1] * up + diagonal * level, diagonal, extent[1] * level + diagonal * up
-    pitch = max(spans) / (side - 2)  # two pixels spare for the box
-    size = [math.ceil(span / pitch - 1e-6) for span in spans]  # columns and rows, in OpenCV's order
-    middle, frames = (np.array(size) - 1) / 2, []
+    spans = np.array([extent[1] * up + diagonal * level, extent[1] * level + diagonal * up, diagonal])  # away first
+    size = np.round(side * spans[:0:-1] / spans[1:].max()).astype(int).tolist()  # in OpenCV's order
+    corners = np.array(list(np.ndindex(2, 2, 2))) - 0.5
+    edges = [(a, a | bit) for a in range(8) for bit in (1, 2, 4) if not a & bit]
+    fade, frames = torch.linspace(1, 0.5, 96)[:, None, None], []
     for angle in np.radians(angles):
         sin, cos = math.sin(angle), math.cos(angle)
-        # from voxels (z, y, x) to how far away they are, and to columns and rows of the frame
-        away = np.array((cos * level, up, -sin * level)) * extent / shape
-        seen = np.array(((sin, 0, cos), (-cos * up, level, sin * up))) * extent / shape / pitch
-        fade = 0.75 - np.tensordot((away / (2 * deep)).astype(np.float32), voxels, 1)
-        across = np.abs(away).argmax()  # sheets across this axis are the closest together along the line of sight
-        flat, start = np.delete(seen, across, 1)[:, ::-1], middle - seen @ (shape - 1) / 2
-        drawn = np.zeros((*size[::-1], 2), np.float32)
-        for i, sheet in enumerate(np.moveaxis(np.stack([grey * fade, warm], -1), across, 0)):
-            place = np.column_stack([flat, start + i * seen[:, across]])
-            drawn = np.maximum(drawn, cv2.warpAffine(sheet, place, size))
-        heated = drawn[..., 1].clip(0, 1)
-        share = 0.9 * heated[..., None]
-        frame = 255 * drawn[..., :1] * (1 - share) + render.colour(heated, cmap) * share
-        ends = np.round(16 * (corners @ seen.T + middle)).astype(int).tolist()  # in sixteenths of a pixel
-        farthest, box = (corners @ away).argmax(), np.zeros(heated.shape, np.uint8)
+        seen = np.array([(cos * level, up, -sin * level), (-cos * up, level, sin * up), (sin, 0, cos)])
+        back = (seen.T * spans / extent[:, None])[::-1, ::-1]  # what is seen, in voxels; torch counts x first
+        grid = F.affine_grid(torch.tensor(np.column_stack([back, np.zeros(3)]))[None].float(),
+                             [1, 2, 96, size[1] // 2, size[0] // 2], align_corners=False)  # fmt: skip
+        grey, warm = F.grid_sample(both, grid, align_corners=False)[0]
+        flat = np.stack([(grey * fade).amax(0), warm.amax(0)], -1)
+        flat = cv2.resize(flat, size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
+        share = 0.9 * flat[..., 1:]
+        frame = 255 * flat[..., :1] * (1 - share) + render.colour(flat[..., 1], cmap) * share
+        ends = corners * extent @ seen.T / spans + 0.5
+        farthest, box = ends[:, 0].argmax(), np.zeros(size[::-1], np.uint8)
+        ends = np.round(16 * (ends[:, :0:-1] * (np.array(size) - 3) + 1)).astype(int).tolist()  # of a pixel, sixteenths
         for edge in edges:  # darker those that meet in the farthest corner
-            cv2.line(box, *(ends[end] for end in edge), 60 if farthest in edge else 130, 1, cv2.LINE_AA, 4)
+            cv2.line(box, *(ends[end] for end in edge), 60 if farthest in edge else 130, 2, cv2.LINE_AA, 4)
         frames.append(np.maximum(frame, box[..., None]).round().astype(np.uint8))
     return np.stack(frames)
 
@@ -271,8 +273,6 @@ def animation(frames: Array, path: str | Path) -> bytes:
     from PIL import Image
 
     first, *others = [Image.fromarray(frame) for frame in frames]
-    file = BytesIO()
-    first.save(file, "WEBP", save_all=True, append_images=others, duration=100, loop=0, quality=85)
     with atomic(path) as temporary:
-        temporary.write_bytes(file.getvalue())
-    return file.getvalue()
+        first.save(temporary, "WEBP", save_all=True, append_images=others, duration=100, loop=0, quality=85)
+    return Path(path).read_bytes()

@@ -8,7 +8,7 @@ REFUSALS = [
     ("02", {"layer": "layer9"}, "'layer': The model has no layer 'layer9'; it has stem, layer1"),
     ("03", {"layers": "layer2,layer9"}, "'layers': The model has no layer 'layer9'"),
     ("04", {"layers": ""}, "'layers' takes list[str]: a layer of the model; got ''"),
-    ("06", {"deeper": "features"}, "'deeper': The model has no layer 'features'"),
+    ("06", {"layer": "features"}, "'layer': The model has no layer 'features'"),
     ("01", {"model": "mine.pt"}, "There is no checkpoint 'mine.pt'"),
     ("06", {"methods": "gradcam,cam"}, "'methods': There is no method 'cam'; choose one of gradcam"),
     ("06", {"methods": "hybrid@0.3"}, "'methods': There is no method 'hybrid@0.3'"),
