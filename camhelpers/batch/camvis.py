@@ -52,6 +52,7 @@ FORMAT = "camhelpers volume 5"  # written into every metadata file, and to chang
 RULE = "gradients clipped at a percentile on the model's grid; resized to the volume; divided by the maximum there"
 SUMMARY = ("split", "class", "sample", "prediction", "probability", "status", "files", "bytes", "seconds", "folder",
            "problem")  # fmt: skip
+READING = ("spacing", "window", "series", "orientation", "gap_tolerance", "allow_incomplete")
 Percent = Annotated[float, Field(gt=0, le=100)]
 Fraction, Length = Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -74,7 +75,9 @@ class Settings:
     cmap: str = "jet"  # the colour map of the heat
     spacing: tuple[Length, Length, Length] | None = None  # voxel size (z, y, x) in mm, where the file does not state it
     window: tuple[float, float] | None = None  # the values (low, high) that are shown black and white
-    series: int | str | None = None  # which DICOM series, by UID or by number from 1
+    series: int | str | None = None  # which DICOM series, by UID or by number from 1, or all
+    gap_tolerance: Length | None = None  # by how many mm gaps between DICOM slices may differ; 1 % of them unless given
+    allow_incomplete: bool = False  # take a DICOM series of which something is missing; the metadata says what
     orientation: Literal["LPS", "RAS", "stored"] | None = None  # how a NIfTI is turned; as the card says unless given
 
     def __post_init__(self) -> None:
@@ -122,7 +125,7 @@ def explain_volumes(model: nn.Module, source: Any, methods: Sequence[str] = METH
     settings; without it, a sample's earlier results in the session are replaced.
     """
     chosen = Settings(methods=methods, **settings).resolved(model)
-    reading = {name: getattr(chosen, name) for name in ("spacing", "window", "series", "orientation")}
+    reading = {name: getattr(chosen, name) for name in READING}
     found = volume_samples(source, **reading)
     some = [replace(s, name=safe_name(s.name), label=s.label and safe_name(s.label)) for s in found]
     for (name, _), n in Counter((s.name, s.label) for s in some).items():

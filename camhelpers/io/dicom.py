@@ -46,23 +46,30 @@ def is_series(folder: Path) -> bool:
     return not any(map(suffix, files)) and len(list(islice(slices, 2))) == 2  # the other headers need no reading
 
 
-def read_series(place: Path, series: str | int | None = None) -> Stored:
+def read_series(
+    place: Path, series: str | int | None = None, *, gap_tolerance: float | None = None, allow_incomplete: bool = False
+) -> Stored:
     """The slices of a folder (or the frames of a file), sorted along their normal, after the modality LUT.
 
-    `series` is a UID, or a number from 1.
+    `series` is a UID, or a number from 1. A series of which something is missing is refused, unless that is allowed.
     """
-    stack = _choose(place, series)
+    stacks, unread = _stacks(place)
+    stack = _choose(place, stacks, series)
+    lacking = _lacking(stacks, stack, unread)
+    if lacking and not allow_incomplete:
+        how = "copy the series again, or take what there is with allow_incomplete (--allow-incomplete)"
+        raise ValueError(f"{place} is incomplete: {'; '.join(lacking)}; {how}.")
     (path, first), frames, name = stack[0], _frames(stack), str(place)
     if (photometric := str(first.get("PhotometricInterpretation", ""))) == "PALETTE COLOR":
         raise ValueError(f"{name} has {photometric} pixels; export it as grey (MONOCHROME2) or RGB.")
-    order, spacing, affine = _geometry(name, stack, frames)
+    order, spacing, affine = _geometry(name, stack, frames, gap_tolerance)
     values, dtype = _pixels(stack, frames, order)
     windows = [window for window in map(_window, frames) if window]
     window = tuple(np.median(windows, axis=0).tolist()) if windows else None  # some series state one for each slice
     paths = [stack[index][0] for index in order] if len(stack) > 1 else [path]
     about = {"format": "DICOM", "files": [path.name for path in paths], "sha256": fingerprint(*paths), "dtype": dtype,
              "modality": str(first.get("Modality", "")), "photometric": photometric,
-             "inverted": photometric == "MONOCHROME1"}  # fmt: skip
+             "inverted": photometric == "MONOCHROME1", **({"left_out": lacking} if lacking else {})}  # fmt: skip
     return Stored(values, about, spacing, affine, window)
 
 
@@ -78,7 +85,8 @@ def _header(path: Path) -> "Dataset | None":
         header = pydicom.dcmread(path, stop_before_pixels=True)
         if _count(header) and header.get("Rows") and "PixelRepresentation" in header:  # the last field of an image
             return header
-        name = header.file_meta.MediaStorageSOPClassUID.name
+        uid = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+        name = uid.name if uid else ""
         if "Storage" in name and "Image Storage" not in name:
             return None
         raise ValueError("the header ends early")  # pydicom reads on without a word
@@ -88,11 +96,21 @@ def _count(header: "Dataset") -> int:
     return int(header.get("NumberOfFrames") or 1)
 
 
-def _choose(place: Path, series: str | int | None) -> _Stack:
-    """The images of a folder that form the volume: of one series, orientation, size and kind of pixels."""
+def _stacks(place: Path) -> tuple[list[_Stack], list[Path]]:
+    """The images of a folder, each stack of one series, orientation, size and kind of pixels; and what is unreadable.
+
+    A file that is no DICOM counts as unreadable where images beside it have the same suffix: a copy was interrupted.
+    """
     stacks: list[_Stack] = []
-    for path in filter(is_dicom, _files(place)):
-        header = _header(path)
+    unread = []
+    for path in _files(place):
+        try:
+            header = _header(path) if is_dicom(path) else None
+        except ValueError:
+            if not place.is_dir():
+                raise
+            header = None
+            unread.append(path)
         if header is not None:
             stack = next((stack for stack in stacks if _alike(stack[0][1], header)), None)
             if stack is None:
@@ -100,12 +118,39 @@ def _choose(place: Path, series: str | int | None) -> _Stack:
             stack.append((path, header))
     if not stacks:
         raise FileNotFoundError(f"{place} holds no DICOM image; name the folder whose files are the slices.")
-    stacks.sort(key=_uid)
+    known = {path.suffix.lower() for stack in stacks for path, _ in stack}
+    others = [path for path in _files(place) if path.suffix.lower() in known and not path.name.startswith(".")]
+    return sorted(stacks, key=_uid), sorted({*unread, *(path for path in others if not is_dicom(path))})
+
+
+def _lacking(stacks: list[_Stack], chosen: _Stack, unread: list[Path]) -> list[str]:
+    """What is missing of a series, in words: unreadable files, and images that the others announce."""
+    found = [f"{len(unread)} files cannot be read ({', '.join(path.name for path in unread[:20])})"] if unread else []
+    headers = [header for stack in stacks if _uid(stack) == _uid(chosen) for _, header in stack]
+    if len({header.get("AcquisitionNumber") for header in headers}) == 1:  # else the count is that of one of several
+        stated = max(int(header.get(k) or 0) for header in headers for k in ("ImagesInAcquisition", "NumberOfSlices"))
+        if stated > sum(map(_count, headers)):
+            found.append(f"{stated} images are announced and {sum(map(_count, headers))} are there")
+    numbers = sorted({int(header.InstanceNumber) for header in headers if header.get("InstanceNumber") is not None})
+    steps = np.diff(numbers)
+    if len(numbers) > 2 and steps.max() > steps.min():  # every second number is a habit of some scanners
+        gone = np.setdiff1d(np.arange(numbers[0], numbers[-1], steps.min()), numbers).tolist()
+        found.append(f"images with the numbers {', '.join(map(str, gone[:20]))} are missing")
+    return found
+
+
+def series_of(place: Path) -> list[str]:
+    """The series of a folder that are volumes, by UID."""
+    return [_uid(stack) for stack in _stacks(place)[0] if len(_frames(stack)) > 1]
+
+
+def _choose(place: Path, stacks: list[_Stack], series: str | int | None) -> _Stack:
+    """The stack that forms the volume."""
     chosen = [s for n, s in enumerate(stacks, 1) if series is None or str(series) in (str(n), _uid(s))]
     if len(chosen) != 1:
         holds = f"holds {len(chosen)} series" if chosen else f"has no series {series!r}"
         listed = "; ".join(f"{n}: {_title(stack)}, {_uid(stack)}" for n, stack in enumerate(stacks, 1))
-        raise ValueError(f"{place} {holds}; choose one with series=number: {listed}.")
+        raise ValueError(f"{place} {holds}; choose one with series (--series number, or all): {listed}.")
     if len(_frames(chosen[0])) < 2:
         raise ValueError(f"{place} holds one DICOM slice; a volume has at least 2, so name the folder of the series.")
     return chosen[0]
@@ -153,11 +198,18 @@ def _numbers(frame: _Frame, keyword: str, count: int) -> np.ndarray | None:
     return values if len(values) == count and np.isfinite(values).all() else None
 
 
-def _geometry(name: str, stack: _Stack, frames: list[_Frame]):
+def _geometry(name: str, stack: _Stack, frames: list[_Frame], tolerance: float | None):
     """The order of the frames along their normal, and spacing and affine in mm where they are stated."""
     ways = [_numbers(frame, "ImageOrientationPatient", 6) for frame in frames]
     places = [_numbers(frame, "ImagePositionPatient", 3) for frame in frames]
     inside = _numbers(frames[0], "PixelSpacing", 2)
+    if len(stack) == 1 and ways[0] is not None and len({tuple(place) for place in places if place is not None}) == 1:
+        offsets, gap = (_numbers(frames[0], k, n) for k, n in (("GridFrameOffsetVector", len(frames)),
+                                                               ("SpacingBetweenSlices", 1)))  # fmt: skip
+        offsets = offsets if offsets is not None or gap is None else np.arange(len(frames)) * gap
+        if offsets is not None:  # one position for all frames, such as that of a dose
+            normal = np.cross(ways[0][:3], ways[0][3:])
+            places = [places[0] + (offset - offsets[0]) * normal for offset in offsets]
     if any(value is None for value in ways + places):
         # some OCT slices state no place: then a file's frames are in order, and files in that of their own numbers
         numbers = [header.get("InstanceNumber") for _, header in stack] if len(stack) > 1 else range(len(frames))
@@ -173,11 +225,12 @@ def _geometry(name: str, stack: _Stack, frames: list[_Frame]):
     order = np.argsort(depth, kind="stable").tolist()
     gaps = np.diff(depth[order])
     usual = float(np.median(gaps))
-    within = max(0.01 * usual, min(0.01, 0.3 * usual))  # OCT slices lie closer than 0.01 mm at times
+    within = tolerance or max(0.01 * usual, min(0.01, 0.3 * usual))  # OCT slices lie closer than 0.01 mm at times
     for index, gap in enumerate(gaps, 1):
         if gap < 1e-4 or abs(gap - usual) > within:
             where = f"{gap:.3f} mm between slices {index} and {index + 1}, {usual:.3f} elsewhere"
-            remedy = "export the series again where one is missing, or keep one time point or echo"
+            remedy = "export the series again where one is missing, keep one time point or echo, or, where positions "
+            remedy += f"were rounded, raise the tolerance of {within:.3g} mm with gap_tolerance (--gap-tolerance)"
             raise ValueError(f"{name} has uneven gaps ({where}); {remedy}.")
     if inside is None:
         return order, None, None

@@ -49,6 +49,7 @@ class Found:
 def read_volume(
     source: str | Path | np.ndarray | Volume, *, spacing: tuple[float, float, float] | None = None,
     window: tuple[float, float] | None = None, series: str | int | None = None, orientation: str = "LPS",
+    gap_tolerance: float | None = None, allow_incomplete: bool = False,
 ) -> Volume:  # fmt: skip
     """Read a volume: `.npy`, `.npz`, multi-page TIFF, NIfTI, a folder (or multi-frame file) of DICOM, or an array.
 
@@ -56,6 +57,8 @@ def read_volume(
     DICOM has its own window, and everything else is cut at percentiles 0.5 and 99.5. `spacing` (mm, z y x) overrides
     the file's; `series` chooses among several DICOM series by UID or by number, from 1. RGB becomes grey. A NIfTI is
     turned to `orientation`, the directions of x, y and z ("LPS", "RAS"), or left as it is ("stored").
+    `gap_tolerance` is by how many mm the gaps between DICOM slices may differ, and `allow_incomplete` takes a series
+    of which something is missing; `source["left_out"]` says what.
     """
     if isinstance(source, Volume):
         if not spacing is window is series is None:
@@ -68,7 +71,8 @@ def read_volume(
         rule = f"three numbers above 0 in mm (z, y, x), two with low below high, and {', '.join(ORIENTATIONS)}"
         raise ValueError(f"Cannot read with {spacing=}, {window=} and {orientation=}; use {rule}.")
     label = "The array" if isinstance(source, np.ndarray) else str(source)
-    name, stored = _open(source, series, orientation)
+    dicoms = {"gap_tolerance": gap_tolerance, "allow_incomplete": allow_incomplete}
+    name, stored = _open(source, series, orientation, dicoms)
     values, affine = _scalars(stored.values, label), stored.affine
     window, rule = _window(values, stored) if window is None else (window, "given")
     if stored.about.get("inverted"):
@@ -118,7 +122,7 @@ def safe_name(text: str) -> str:
     return re.sub(r"^\.", "_.", name)
 
 
-def _open(source, series, orientation) -> tuple[str, Stored]:
+def _open(source, series, orientation, dicoms) -> tuple[str, Stored]:
     """The name of a source, and what it holds."""
     if isinstance(source, np.ndarray):
         return "volume", Stored(source, {"format": "array", "files": [], "sha256": fingerprint(source)})
@@ -126,7 +130,7 @@ def _open(source, series, orientation) -> tuple[str, Stored]:
         raise TypeError(f"Cannot read a volume from a {type(source).__name__}; give a path or a NumPy array.")
     path = _existing(source)
     if path.is_dir() or dicom.is_dicom(path):
-        return _stem(path), dicom.read_series(path, series)
+        return _stem(path), dicom.read_series(path, series, **dicoms)
     stored = formats.read(path, orientation)
     stored.about |= {"files": [path.name], "sha256": sha256(path)}
     return _stem(path), stored

@@ -143,7 +143,7 @@ def _sheet(
 def _three_planes(scale: Scale, *parts: Sequence, **look: Any) -> "Figure":
     import matplotlib.pyplot as plt
 
-    figure, boxes = plt.figure(layout="none"), arrange(scale.extent, 10.0, 4.6, (0.45, 0.72))
+    figure, boxes = plt.figure(layout="none"), arrange(scale.extent, 8.8, 4.0, (0.45, 0.72))
     _sheet(figure, scale, boxes, zip(range(3), *parts, strict=True), **look)
     return figure
 

@@ -184,7 +184,7 @@ def test_a_truncated_slice(tmp_path, write_series):
     data = path.read_bytes()
     for length in range(133, len(data), 41):
         path.write_bytes(data[:length])
-        with pytest.raises(ValueError, match=rf"{path.name} cannot be read .*copy or download it again"):
+        with pytest.raises(ValueError, match=rf"{path.name} cannot be read|cannot be read .{path.name}.*allow"):
             read_volume(folder)
     assert [one.path for one in find_volumes(tmp_path)] == [tmp_path]  # so that it is read and the fault reported
 
@@ -204,3 +204,49 @@ def test_series_cubes_and_strays_in_a_tree_of_classes(tmp_path, write_series, mu
     write_series(tmp_path / "fluid", WORDS)  # a whole series among volumes is no volume of its own either
     with pytest.warns(UserWarning, match="give a series a folder of its own"):
         assert [one.name for one in find_volumes(tmp_path / "fluid")] == ["b", "cube", "cut"]
+
+
+def test_an_interrupted_copy_is_named_and_taken_only_where_that_is_allowed(tmp_path, write_series):
+    folder = write_series(tmp_path / "cut", np.arange(40 * 6, dtype=np.uint16).reshape(40, 2, 3))
+    by_place = sorted(folder.iterdir(), key=lambda path: float(dcmread(path).ImagePositionPatient[2]))
+    for path in by_place[25:]:
+        path.write_bytes(bytes(path.stat().st_size))  # what a copy leaves that reserved its space first
+    (folder / "notes.txt").write_text("not an image")
+    with pytest.raises(ValueError, match=r"is incomplete: 15 files cannot be read \(IM.*--allow-incomplete") as caught:
+        read_volume(folder)
+    assert all(path.name in str(caught.value) for path in by_place[25:]) and "notes" not in str(caught.value)
+    volume = read_volume(folder, allow_incomplete=True)
+    assert len(volume.data) == 25 and by_place[30].name in volume.source["left_out"][0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "gone", "says"),
+    [({"ImagesInAcquisition": 6}, [4, 5], "6 images are announced and 4 are there"),
+     ({"NumberOfSlices": 8}, [], "8 images are announced and 6 are there"), ({}, [2], "numbers 4 are missing")],
+)  # fmt: skip
+def test_images_that_the_others_announce_are_missed(tmp_path, write_series, fields, gone, says):
+    folder = write_series(tmp_path / "series", WORDS, **fields)
+    for path in [path for path in folder.iterdir() if 6 - dcmread(path).InstanceNumber in gone]:
+        path.unlink()
+    with pytest.raises(ValueError, match=f"is incomplete: .*{says}"):
+        read_volume(folder)
+    if gone != [2]:
+        assert says in read_volume(folder, allow_incomplete=True).source["left_out"][0]
+
+
+def test_rounded_positions_are_read_with_a_stated_tolerance(tmp_path, write_series):
+    places = np.round(np.arange(6) * 0.625, 1)
+    folder = write_series(tmp_path / "rounded", WORDS, places=places)
+    with pytest.raises(ValueError, match=r"raise the tolerance of 0.01 mm with gap_tolerance \(--gap-tolerance\)"):
+        read_volume(folder)
+    assert read_volume(folder, gap_tolerance=0.1).spacing[0] == pytest.approx(0.62)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"GridFrameOffsetVector": [0.0, 3, 6, 9, 12, 15]}, {"SpacingBetweenSlices": 3}]
+)
+def test_one_position_for_all_frames_and_their_offsets(tmp_path, write_series, fields):
+    folder = write_series(tmp_path, [WORDS], NumberOfFrames=6, **fields)
+    volume = read_volume(next(folder.iterdir()))
+    assert volume.spacing == (3, 0.8, 0.5) and volume.source["orientation"] == "LPS"
+    np.testing.assert_allclose(volume.affine @ [0, 0, 5, 1], [10, -20, 45, 1])
