@@ -90,15 +90,14 @@ def check(offered: dict[Path, dict[str, Parameter]], given: dict[str, Any]) -> d
     if "card" in known and (fed := [name for name in given if name in FED and name not in known]):
         stated = [*filter(None, [given.get("card")]), *(f"{name}={given[name]}" for name in fed)]
         given = {name: value for name, value in given.items() if name not in fed} | {"card": "; ".join(stated)}
-    if unknown := [name for name in given if name not in known]:
-        names = ", ".join(sorted(known)) or "no parameters at all"
-        raise ValueError(f"Unknown parameter {unknown[0]!r}; the selected notebooks take {names}.")
     chosen = {notebook: _take(parameters, given) for notebook, parameters in offered.items()}
-    for name in given:
-        if lacking := [path.stem for path in chosen if name not in chosen[path]]:
-            if len(lacking) == len(chosen):
-                raise ValueError(f"Parameter {name!r}: {given[name]!r} does not suit {', '.join(lacking)}.")
-            print(f"{', '.join(lacking)}: runs without {name}={given[name]}", file=sys.stderr)
+    if unknown := [name for name in given if not any(name in taken for taken in chosen.values())]:
+        what = "Parameter {!r} does not suit" if unknown[0] in known else "Unknown parameter {!r}"
+        names = ", ".join(sorted(known)) or "no parameters at all"
+        raise ValueError(f"{what.format(unknown[0])}; the selected notebooks take {names}.")
+    for path, taken in chosen.items():
+        if lacking := [name for name in given if name not in taken]:
+            print(f"{path.stem} runs without {', '.join(lacking)}", file=sys.stderr)
     return chosen
 
 

@@ -16,26 +16,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # Rec. 601, as Pillow and OpenCV turn colour into grey
 
 
-def _listed(value: Any) -> Any:
-    """Text such as "0.5, 0.5, 0.5", which a command line or a notebook's parameter holds, as a list."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+def _listed(value: Any) -> list[str]:
+    """One number, a list, or text such as "0.5, 0.5, 0.5", which a command line or a notebook's parameter holds."""
+    parts = value.split(",") if isinstance(value, str) else [value] if isinstance(value, int) else value
+    return [str(part).strip() for part in parts]
 
 
-def _axes(value: Any) -> Any:
-    """One number is the length of both sides."""
-    sides = [value] if isinstance(value, int) else _listed(value)
-    return [*sides, *sides] if isinstance(sides, (list, tuple)) and len(sides) == 1 else sides
-
-
-def _names(value: Any) -> Any:
-    """The names of classes; a count stands for "class 0", "class 1" and so on."""
-    names = _listed(value)
-    count = names[0] if isinstance(names, (list, tuple)) and len(names) == 1 else names
-    if not str(count).isdecimal():
-        return names
-    if int(count) < 1:
-        raise ValueError(f"classes is {value!r}; a model has at least one class")
-    return [f"class {i}" for i in range(int(count))]
+Listed = BeforeValidator(_listed)
 
 
 @checked
@@ -48,12 +35,12 @@ class Card:
     """
 
     name: str
-    classes: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    classes: Annotated[tuple[str, ...], Listed] = ()
     architecture: str = ""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    size: Annotated[tuple[PositiveInt, ...], BeforeValidator(_axes)] = (224, 224)
-    mean: Annotated[tuple[FiniteFloat, ...], BeforeValidator(_listed)] = IMAGENET_MEAN
-    std: Annotated[tuple[FiniteFloat, ...], BeforeValidator(_listed)] = IMAGENET_STD
+    size: Annotated[tuple[PositiveInt, ...], Listed] = (224, 224)
+    mean: Annotated[tuple[FiniteFloat, ...], Listed] = IMAGENET_MEAN
+    std: Annotated[tuple[FiniteFloat, ...], Listed] = IMAGENET_STD
     fit: Literal["squash", "crop"] = "squash"
     resize: PositiveInt | None = None
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -63,6 +50,12 @@ class Card:
     sha256: str = ""
 
     def __post_init__(self) -> None:
+        if len(self.size) == 1:  # of both sides
+            object.__setattr__(self, "size", self.size * 2)
+        if len(self.classes) == 1 and self.classes[0].isdecimal():  # how many there are
+            object.__setattr__(self, "classes", tuple(f"class {i}" for i in range(int(self.classes[0]))))
+            if not self.classes:
+                raise ValueError("A model has at least one class")
         for name, colours, grey in (("mean", IMAGENET_MEAN, (0.0,)), ("std", IMAGENET_STD, (1.0,))):
             if len(self.size) == 3 and getattr(self, name) == colours:  # a grey volume stays in 0..1 unless stated
                 object.__setattr__(self, name, grey)

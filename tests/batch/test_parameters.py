@@ -90,7 +90,7 @@ def test_a_wrong_value_is_told_what_is_allowed(name, given):
 def test_a_value_goes_to_the_notebooks_that_take_it_and_the_others_are_named(capsys):
     both = {Path("02_a"): OFFERED, Path("03_b"): parse_cell("alpha: float = 0.5\nbeta: int = 1")}
     assert list(check(both, {"beta": "4"}).values()) == [{}, {"beta": 4}]
-    assert capsys.readouterr().err == "02_a: runs without beta=4\n"
+    assert capsys.readouterr().err == "02_a runs without beta\n"
 
 
 FED = """model: str = "{}"  # help {{model}} Which network
@@ -105,13 +105,13 @@ def test_a_network_of_ones_own_is_built_fed_and_kept_from_chapters_of_volumes(tm
     chapters = {Path(name): parse_cell(FED.format(model)) for name, model in (("02_a", "scenes"), ("06_b", "retina"))}
     given = {"model": str(tmp_path / "net.ckpt"), "architecture": "timm/test_resnet", "layers": "layer2"}
     stated, given = {**given, "card": "size=64", "layers": ["layer2"]}, {**given, "size": "64"}
-    with pytest.raises(ValueError, match=r"^Parameter 'model': '.*net.ckpt' does not suit 06_b\.$"):
+    with pytest.raises(ValueError, match=r"^Parameter 'model' does not suit; the selected notebooks take"):
         check({Path("06_b"): chapters[Path("06_b")]}, given)
     with pytest.raises(ValueError, match=r"size\.0 is '0': Input should be greater than 0"):
         check(chapters, given | {"size": "0"})
     chapters[Path("06_b")].pop("architecture")
     assert list(check(chapters, given).values()) == [stated, {}]
-    assert capsys.readouterr().err.count("06_b: runs without") == 4
+    assert capsys.readouterr().err.endswith("06_b runs without model, architecture, layers, card\n")
 
 
 @pytest.mark.parametrize(
