@@ -18,13 +18,24 @@ from .statistics import LOWER_IS_BETTER, MARGIN, compare, interval, verdict
 FAMILY = (("hybrid", "gradcam"), ("hybrid", "layercam"), ("gradcam", "layercam"))
 """The comparisons that are declared before any result; `hybrid` is the hybrid of the thesis, alpha 0.7."""
 DEPENDS = "depends on the baseline"
-TITLES = {ORACLE: "Oracle (mask)", "iou": "IoU", "comparisons": "Comparisons, each p after Holm"}
+TITLES = {ORACLE: "Oracle (mask)", "iou": "IoU", "comparisons": "Comparisons, each p after Holm",
+          "grid_share": "GridPG", "tag_mass": "Heat on the sticker", "max_sensitivity": "Max-sensitivity",
+          "efficient_mprt": "Efficient MPRT"}  # fmt: skip
 
 
 def words(code: str) -> str:
     """A metric, or a method with its alpha, as a reader wants it."""
     plain, _, alpha = code.partition("@")
     return f"{TITLES.get(plain) or method_title(plain).replace('_', ' ')} {alpha}".rstrip()
+
+
+def figures(row: Mapping[str, Any]) -> str:
+    """A difference with its interval.
+
+    >>> figures({"difference": 0.02, "low": -0.001, "high": 0.041})
+    '+0.020 [-0.001, +0.041]'
+    """
+    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
 def family(
@@ -132,13 +143,12 @@ def headlines(found: Evaluation, pairs: Sequence[tuple[str, str]]) -> str:
         row = failed.sort_values("difference").iloc[0]
         rival = row["weakest_against"]
         two = {ORACLE: f"{ORACLE} against {row['method']}", HOLLOW: f"{ORACLE} against the {HOLLOW} one"}
-        weakest = f"{two.get(rival) or row['method'] + ' against ' + rival} {row['difference']:+.4f} "
-        lines.append(f"{_at(row)} is no evidence on {', '.join(failed['method'])}: {weakest}"
-                     f"[{row['low']:+.4f}, {row['high']:+.4f}]")  # fmt: skip
+        weakest = f"{two.get(rival) or row['method'] + ' against ' + rival} {figures(row)}"
+        lines.append(f"{_at(row)} is no evidence on {', '.join(failed['method'])}: {weakest}")
     compared = comparisons(found.table, pairs) if pairs else judged[:0]
     for row in compared[compared["gate"].isin(EVIDENCE)].to_dict("records"):
-        lines.append(f"{_at(row)}: {row['first']} against {row['second']} {row['difference']:+.4f} "
-                     f"[{row['low']:+.4f}, {row['high']:+.4f}], n = {row['n']}: {row['verdict']}")  # fmt: skip
+        pair = f"{row['first']} against {row['second']}"
+        lines.append(f"{_at(row)}: {pair} {figures(row)}, n = {row['n']}: {row['verdict']}")
     for row in (conclusions(compared) if pairs else judged[:0]).to_dict("records"):
         if row["verdict"] == DEPENDS:
             lines.append(f"{row['metric']} ({row['layer']}): {row['first']} against {row['second']} {DEPENDS}")

@@ -18,14 +18,22 @@ LABELS = {"pass": "passes the gate", "no oracle": "passes, without masks",
           "undecided": "undecided: these pictures cannot tell", "fail": "fails"}  # fmt: skip
 
 
+def arrowed(metric: str) -> str:
+    """A metric in words, with an arrow to where better lies.
+
+    >>> arrowed("deletion")
+    'Deletion ↓'
+    """
+    return f"{words(metric)} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
+
+
 def score_name(row: pd.Series, also: Sequence[str] = ("baseline",)) -> str:
-    """A score in words, with an arrow to where better lies.
+    """A score in words, with what it was measured with.
 
     >>> score_name(pd.Series({"metric": "deletion", "baseline": "mean", "layer": "layer4"}))
     'Deletion ↓, mean'
     """
-    arrow = "↓" if row["metric"] in LOWER_IS_BETTER else "↑"
-    return ", ".join([f"{words(row['metric'])} {arrow}", *(row[name] for name in also if row[name] != "none")])
+    return ", ".join([arrowed(row["metric"]), *(row[name] for name in also if row[name] != "none")])
 
 
 def gate_chart(judged: pd.DataFrame, title: str = "", also: Sequence[str] = ("baseline",)) -> "Figure":
