@@ -4,7 +4,6 @@ A table in the form of `run.COLUMNS` holds all of them, so that `gate` can judge
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -56,8 +55,8 @@ def measured(names: Sequence[str], alphas: Sequence[float]) -> list[tuple[str, f
 def maps(
     ex: Explanation, methods: Sequence[str], alphas: Sequence[float], seeds: Sequence[int], *, rivals: bool = True,
     place: Place = "grid", size: Size = "model", **more: Any,
-) -> Iterator[tuple[str, float, str, np.ndarray, float]]:  # fmt: skip
-    """Every map that takes part, as name, alpha, layer, heat `(N, *spatial)` and the seconds that the method took.
+) -> Iterator[tuple[str, float, str, np.ndarray]]:  # fmt: skip
+    """Every map that takes part, as name, alpha, layer and heat `(N, *spatial)`.
 
     Behind each method come its copies: its map with left and right exchanged, and its map for the least likely other
     class, if there is one. Without `rivals` there are neither copies nor controls. `place` moves no control: a bell is
@@ -77,14 +76,12 @@ def maps(
     for layer in ex.layers:
         for name, alpha in measured(methods, alphas) if rivals else variants(methods, alphas):
             options = {"layer": layer, "alpha": ALPHA if np.isnan(alpha) else alpha, "seed": seeds, **more}
-            heat, start = drawn(name, **options), perf_counter()
-            ex.heatmap(name, **options, size=size)  # the first one paid for warming up
-            yield name, alpha, layer, heat, perf_counter() - start
+            heat = drawn(name, **options)
+            yield name, alpha, layer, heat
             if rivals and name not in controls():
-                yield copy_of(name, MIRRORED), alpha, layer, np.flip(heat, -1), np.nan
+                yield copy_of(name, MIRRORED), alpha, layer, np.flip(heat, -1)
                 if others.shape[1] > 1:
-                    other = drawn(name, **options, target=others.argmin(1))
-                    yield copy_of(name, OTHER_CLASS), alpha, layer, other, np.nan
+                    yield copy_of(name, OTHER_CLASS), alpha, layer, drawn(name, **options, target=others.argmin(1))
 
 
 def hollow(heat: np.ndarray) -> np.ndarray:
@@ -114,8 +111,7 @@ def judge(
         asked = target[start : start + batch] if isinstance(target, (list, torch.Tensor)) else target
         ex = explain(model, pictures[start : start + batch], layers=layers, target=asked)
         here = range(start, start + len(ex.inputs))
-        seeds = [seed + i for i in here]
-        found = [each[:4] for each in maps(ex, methods, [ALPHA], seeds, size="input", **more)]
+        found = [*maps(ex, methods, [ALPHA], [seed + i for i in here], size="input", **more)]
         if oracle:
             right = [oracle(i) for i in here]
             two = {ORACLE: right, copy_of(ORACLE, HOLLOW): [hollow(heat) for heat in right]}

@@ -24,14 +24,10 @@ from .verdicts import comparisons, conclusions, words
 
 
 def summary(table: pd.DataFrame, margin: float = MARGIN) -> pd.DataFrame:
-    """Mean, SD, extremes, n and interval of methods and controls, with the gate; time has one value for each batch."""
+    """Mean, SD, extremes, n and interval of methods and controls, with the gate."""
     verdicts, table = gate(table, margin)[[*WHERE, "method", "gate"]], table[~table["method"].map(is_copy)]
     by = [*WHERE, "method", "alpha", "steps", "seed"]
-    time = table[table["seconds"].notna()].drop_duplicates(["picture", "method", "alpha", "layer"])
-    time = time.drop_duplicates(["method", "alpha", "layer", "seconds"])
-    time = time.assign(metric="seconds", baseline="none", steps=pd.NA, value=time["seconds"])
-    found = named(summarise(pd.concat([table, time.astype({"steps": "Int64"})], ignore_index=True), by=by))
-    return found.merge(verdicts, how="left", on=[*WHERE, "method"]).fillna({"gate": "none"})
+    return named(summarise(table, by=by)).merge(verdicts, how="left", on=[*WHERE, "method"]).fillna({"gate": "none"})
 
 
 def write(
@@ -120,38 +116,27 @@ def _cell(value: Any) -> str:
 
 
 def _plots(found: Evaluation, folder: Path, margin: float) -> list[Path]:
-    """One figure for each layer: mean curves with bands, and each metric's means with intervals; both are of 95 %.
-
-    Bars of methods that do not pass the gate are pale; so are those of the controls and the oracle.
-    """
-    shown = [t[~t["method"].map(is_copy).astype(bool)] for t in (found.table.dropna(subset="value"), found.curves)]
-    table, lines = map(named, shown)  # of curves there may be none
-    verdicts = gate(found.table, margin).set_index([*WHERE, "method"])["gate"].sort_index()
-    paths, layers = [], found.about["layers"]
+    """One figure for each layer: mean curves with bands, and each score's means with intervals; both are of 95 %."""
+    both = found.curves, found.table.dropna(subset="value")
+    shown = [named(table[~table["method"].map(is_copy).astype(bool)]) for table in both]
+    verdicts = gate(found.table, margin).set_index([*WHERE, "method"])["gate"]
+    sound, paths, layers = verdicts[verdicts.isin(EVIDENCE)].index, [], found.about["layers"]
     for layer in layers:
-        curves, bars = (list(x[x["layer"] == layer].groupby(WHERE[:2], sort=False)) for x in (lines, table))
-        count = len(curves) + len(bars)
-        columns = min(4, count)
-        rows = -(-count // columns)
-        tall = max(3.0, 1.1 + 0.24 * table["method"].nunique())
+        panels = [(draw, *each) for draw, table in zip((_curve, _bars), shown, strict=True)
+                  for each in table[table["layer"] == layer].groupby(WHERE, sort=False)]  # fmt: skip
+        columns = min(4, len(panels))
+        size = 4.0 * columns, max(3.0, 1.1 + 0.24 * shown[1]["method"].nunique()) * -(-len(panels) // columns) + 0.9
         with mpl.rc_context(STYLE):
-            figure, axes = plt.subplots(rows, columns, figsize=(4.0 * columns, tall * rows + 0.9), squeeze=False)
-            for cell in axes.flat[count:]:
+            figure, axes = plt.subplots(-(-len(panels) // columns), columns, figsize=size, squeeze=False)
+            for cell in axes.flat[len(panels) :]:
                 cell.axis("off")
-            for cell, ((metric, baseline), group) in zip(axes.flat, curves, strict=False):
-                _curve(cell, group)
-                shown = "shown" if metric == "insertion" else "taken away"
-                cell.set(title=f"{words(metric)}, baseline {baseline}", xlabel=f"share of pixels {shown}")
-            for cell, ((metric, baseline), group) in zip(axes.flat[len(curves) :], bars, strict=False):
-                sound = verdicts[metric, baseline, layer]
-                _bars(cell, group, bold=list(sound[sound.isin(EVIDENCE)].index))
-                better = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
-                title = words(metric) if baseline == "none" else f"{words(metric)}, baseline {baseline}"
-                cell.set(title=title, xlabel=f"{better}; pale: no evidence")
-            if curves:
+            for cell, (draw, where, group) in zip(axes.flat, panels, strict=False):
+                draw(cell, group, [method for method in group["method"].unique() if (*where, method) in sound])
+                cell.set_title(", baseline ".join([words(where[0]), where[1]][: 1 + (where[1] != "none")]))
+            if panels[0][0] is _curve:
                 figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
-            said = _said({**conditions(found), "layer": layer})
             few = f"\nToo few pictures to decide anything: {LEAST} at least" if found.about["n"] < LEAST else ""
+            said = _said({**conditions(found), "layer": layer})
             figure.suptitle(f"{found.about['model']}: {said}{few}", fontsize=12)
             stem = "comparison_plots" if layer == layers[-1] else f"comparison_plots_{layer}"
             paths += [save(figure, folder / f"{stem}{suffix}") for suffix in (".png", ".pdf")]
@@ -159,7 +144,7 @@ def _plots(found: Evaluation, folder: Path, margin: float) -> list[Path]:
     return paths
 
 
-def _curve(axes: Any, lines: pd.DataFrame) -> None:
+def _curve(axes: Any, lines: pd.DataFrame, sound: Sequence[str]) -> None:
     """A mean curve with its band for each method; of several alphas, which share a colour, one."""
     alphas = lines["alpha"].dropna()
     one = ALPHA if ALPHA in set(alphas) else alphas.min()
@@ -172,15 +157,18 @@ def _curve(axes: Any, lines: pd.DataFrame) -> None:
         axes.plot(mean.index, mean, color=colour(plain), linestyle=style, label=words(method))
         low, high = (mean - reach).clip(0), (mean + reach).clip(upper=1)
         axes.fill_between(mean.index, low, high, color=colour(plain), alpha=0.15, linewidth=0)
-    axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="probability")
+    verb = "shown" if lines["metric"].iloc[0] == "insertion" else "taken away"
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=f"share of pixels {verb}", ylabel="probability")
 
 
-def _bars(axes: Any, group: pd.DataFrame, bold: Sequence[str]) -> None:
-    """A mean with its interval for each method, the first on top."""
+def _bars(axes: Any, group: pd.DataFrame, sound: Sequence[str]) -> None:
+    """A mean with its interval for each method, the first on top; pale without evidence."""
     found = summarise(group, by=["metric", "method"]).set_index("method")
     places = -np.arange(len(found))
     reach = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
-    tones = [(*mpl.colors.to_rgb(colour(m.partition("@")[0])), 0.85 if m in bold else 0.25) for m in found.index]
+    tones = [(*mpl.colors.to_rgb(colour(m.partition("@")[0])), 0.85 if m in sound else 0.25) for m in found.index]
     axes.barh(places, found["mean"], color=tones, height=0.75)
     axes.errorbar(found["mean"], places, xerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=2)
     axes.set_yticks(places, [words(method) for method in found.index], fontsize=10)
+    better = "lower" if group["metric"].iloc[0] in LOWER_IS_BETTER else "higher"
+    axes.set_xlabel(f"{better} is better; pale: no evidence")

@@ -28,8 +28,6 @@ def max_sensitivity(
     The noise is uniform and reaches up to `radius` of the input's own value range: 0.02 are five grey levels of 255 in
     a picture from black to white. All methods and layers share the `samples` noisy passes.
     """
-    if samples < 1 or not 0 < radius <= 1:
-        raise ValueError(f"samples is {samples} and radius {radius}; take 1 sample or more, and a radius in 0..1.")
     rows = []
     for start, ex in explained(model, inputs, layers):
         clean, most = maps(ex, names, ex.target, start), {}
@@ -54,10 +52,6 @@ def infidelity(
     it is not multiplied by the values removed. `share` is the infidelity over the variance of the losses: 0 foretells
     every loss, and 1 is what a flat map gets, which foretells the same loss for every square.
     """
-    if samples < 2 or not 0 < side < 1:
-        raise ValueError(f"samples is {samples} and side {side}; take 2 squares or more, and a side between 0 and 1.")
-    if baseline not in BASELINES:
-        raise ValueError(f"There is no baseline {baseline!r}; choose from {', '.join(BASELINES)}.")
     rows = []
     for start, ex in explained(model, inputs, layers):
         x, rng, boxes, losses = ex.inputs, np.random.default_rng(seed), [], []

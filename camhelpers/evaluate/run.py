@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Annotated, Any
 
 import cv2
@@ -41,7 +40,7 @@ LOCALISATION: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 }  # fmt: skip
 METRICS = (*FAITHFULNESS, *LOCALISATION, "iou")
 DEFAULTS = ("insertion", "deletion", "pointing_game", "relevance_mass", "relevance_rank", "average_precision")
-COLUMNS = ("picture", "class", "method", "alpha", "layer", "metric", "baseline", "steps", "seed", "value", "seconds")
+COLUMNS = ("picture", "class", "method", "alpha", "layer", "metric", "baseline", "steps", "seed", "value")
 
 
 @checked
@@ -95,8 +94,6 @@ def evaluate(
 
     `options` are the fields of `Plan`. `thresholds`: for the metric `iou`, from `calibrate`. With `out`, finished
     batches are kept in `out/parts` and never measured twice. Everything is seen as the model sees it, in its own size.
-    `seconds` are those that a map took for one picture of its batch, from the picture on: the pass, which all methods
-    share, and the method.
 
     >>> from camhelpers import load_model, pictures
     >>> found = evaluate(load_model("scenes"), pictures("gallery", 1), methods=["gradcam"], metrics=["relevance_mass"])
@@ -159,7 +156,7 @@ def calibrate(model: nn.Module, samples: Sequence[Sample], **options: Any) -> di
         x = torch.stack([card.prepare(pixels) for pixels, _ in read])
         masks += [_as_seen(mask, card) for _, mask in read]
         ex, seeds = explain(model, x, layers=list(plan.layers)), [plan.seed + first + i for i in range(len(x))]
-        for method, alpha, layer, heat, _ in maps(ex, plan.methods, plan.alphas, seeds, place=plan.place):
+        for method, alpha, layer, heat in maps(ex, plan.methods, plan.alphas, seeds, place=plan.place):
             heats.setdefault((variant(method, alpha), layer), []).extend(heat)
     some_heat = {key: held for key, held in heats.items() if np.any(held)}  # copies may be blank throughout
     chosen = dict.fromkeys(heats, 1.0) | {key: metrics.calibrate_threshold(h, masks) for key, h in some_heat.items()}
@@ -183,18 +180,13 @@ def _part(
         return part
     some, seeds = [numbered[i] for i in read], [plan.seed + i for i in read]
     masks = [None if mask is None else _as_seen(mask, card) for _, mask in read.values()]
-    x, start = torch.stack([card.prepare(pixels) for pixels, _ in read.values()]), perf_counter()
-    ex = explain(model, x, layers=list(plan.layers))
-    ex.capture.gradients(ex.target)
-    shared = perf_counter() - start
-
-    heats, index, seconds = {}, {}, {}  # each map that differs once, which of them are whose, and what they took
-    for *who, heat, took in maps(ex, plan.methods, plan.alphas, seeds, rivals=plan.controls, place=plan.place):
+    ex = explain(model, torch.stack([card.prepare(pixels) for pixels, _ in read.values()]), layers=list(plan.layers))
+    heats, index = {}, {}  # each map that differs once, and which of them are whose
+    for *who, heat in maps(ex, plan.methods, plan.alphas, seeds, rivals=plan.controls, place=plan.place):
         index[*who] = fingerprint(heat)
         heats.setdefault(index[*who], (heat, heat))
-        seconds[*who] = (shared + took) / len(x)
     if plan.controls and any(mask is not None for mask in masks):
-        perfect = [np.zeros(x.shape[2:], bool) if mask is None else mask for mask in masks]
+        perfect = [np.zeros(ex.inputs.shape[2:], bool) if mask is None else mask for mask in masks]
         graded = [metrics.oracle(mask) for mask in perfect]
         hollowed = [hollow(heat) for heat in graded]
         heats |= {ORACLE: (perfect, graded), copy_of(ORACLE, HOLLOW): (hollowed, hollowed)}
@@ -212,18 +204,17 @@ def _part(
         seen[s.name] = label == s.label if s.label in card.classes else None
     for (method, alpha, layer), key in index.items():
         judges = {**LOCALISATION, "iou": partial(metrics.iou, threshold=cuts.get(f"{variant(method, alpha)} {layer}"))}
-        took = seconds.get((method, alpha, layer), np.nan)
         for i, (s, label, mask) in enumerate(zip(some, labels, masks, strict=True)):
             if method.startswith(ORACLE) and mask is None:
                 continue
             who = [s.name, label, method, alpha, layer]
             for way, area in areas.items():
                 value = float(area[places[key], i])
-                part[way[0]]["rows"].append([*who, *way, plan.steps, plan.seed, value, took])
+                part[way[0]]["rows"].append([*who, *way, plan.steps, plan.seed, value])
                 part[way[0]]["curves"].append([*who, *way, fractions, lines[way][places[key], i].tolist()])
             for name in [name for name in plan.metrics if name in judges and mask is not None]:
                 value = judges[name](heats[key][0][i], mask)
-                part[name]["rows"].append([*who, name, "none", None, plan.seed, value, took])
+                part[name]["rows"].append([*who, name, "none", None, plan.seed, value])
     return part
 
 

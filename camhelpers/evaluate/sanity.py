@@ -118,16 +118,13 @@ def class_sensitivity(
 ) -> pd.DataFrame:
     """The rank correlation of the maps for the most and for the least likely class, for each picture.
 
-    Near 1, the method draws the same map whatever it is asked. NaN where either map is blank; `blank_least` tells
-    whether the least likely class's is.
+    Near 1, the method draws the same map whatever it is asked. NaN where either map is blank.
     """
     rows = []
     for start, ex in explained(model, inputs, layers):
         most = maps(ex, names, ex.capture.logits.argmax(1), start)
         least = maps(ex, names, ex.capture.logits.argmin(1), start)
-        for key, heat in most.items():
-            blank = least[key].reshape(len(heat), -1).max(1) <= 0
-            rows.append(tidy(start, key, {"spearman": rank_correlation(heat, least[key]), "blank_least": blank}))
+        rows += [tidy(start, key, {"spearman": rank_correlation(heat, least[key])}) for key, heat in most.items()]
     return pd.concat(rows, ignore_index=True)
 
 

@@ -49,21 +49,15 @@ def family(
     [('hybrid@0.7', 'gradcam')]
     """
     offered = [variant(*v) for v in measured(names, alphas)]
-    declared = [pair for pair in FAMILY if set(pair) <= set(names)] if pairs is None else pairs
-    if pairs is None and n < 2:
-        return []
-    if declared and n < 2:
+    if pairs is None:
+        pairs = [pair for pair in FAMILY if set(pair) <= set(names)] if n > 1 else []
+    if pairs and n < 2:
         raise ValueError(f"A comparison needs at least two pictures, and there is {n}.")
-    return [tuple(_spelt(method, offered) for method in pair) for pair in declared]
-
-
-def _spelt(method: str, offered: list[str]) -> str:
-    own = [m for m in offered if method in (m, m.partition("@")[0])]
-    if len(own) == 1:
-        return own[0]
-    if variant(method, ALPHA) in own:
-        return variant(method, ALPHA)
-    raise ValueError(f"{method!r} was declared but would not be measured as such; there are {', '.join(offered)}.")
+    only = f"hybrid@{alphas[0]:g}" if len(alphas) == 1 else variant("hybrid", ALPHA)
+    spelt = [tuple(only if method == "hybrid" else method for method in pair) for pair in pairs]
+    if missing := [method for pair in spelt for method in pair if method not in offered]:
+        raise ValueError(f"{missing[0]!r} was declared but would not be measured; there are {', '.join(offered)}.")
+    return spelt
 
 
 def comparisons(

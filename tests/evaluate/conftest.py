@@ -15,7 +15,7 @@ def table_of():
         rng = np.random.default_rng(0)
         rows = [
             (f"p{i}", "a", method.partition("@")[0], float(method.partition("@")[2] or "nan"), "layer4", metric, "mean",
-             10, 0, mean + noise * rng.standard_normal(), np.nan if "oracle" in method else 0.1 + i // 10)
+             10, 0, mean + noise * rng.standard_normal())
             for method, mean in means.items()
             for i in range(n)
         ]  # fmt: skip

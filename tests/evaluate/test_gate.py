@@ -157,7 +157,7 @@ def test_the_other_class_is_the_least_likely_that_is_not_explained(tiny_net):
         ex = explain(net, x, target=target)
         scores = ex.logits.copy()
         scores[np.arange(3), ex.capture.classes(ex.target).numpy()] = np.inf
-        found = {name: heat for name, _, _, heat, _ in maps(ex, ["gradcam"], [], [0, 1, 2])}
+        found = {name: heat for name, _, _, heat in maps(ex, ["gradcam"], [], [0, 1, 2])}
         assert np.array_equal(found["gradcam mirrored"], ex.heatmap()[..., ::-1])
         assert np.array_equal(found["gradcam other class"], ex.heatmap(target=scores.argmin(1).tolist()))
         assert list(found) == ["gradcam", "gradcam mirrored", "gradcam other class", "random", "centre"]

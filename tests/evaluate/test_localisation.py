@@ -177,7 +177,7 @@ def test_a_profile_is_the_share_at_each_place_and_sums_to_one():
 def test_the_heat_of_a_single_voxel_is_where_it_is():
     assert heat_summary(spot(2, 5, 7), SPACING) == pytest.approx(
         {"hottest_slice": 2, "share_of_hottest_slice": 1, "slice_mm": 0.25, "depth_mm": 0.055, "width_mm": 0.15,
-         "focus": 0.5 / 480}
+         "focus": 1 / 480}
     )  # fmt: skip
     assert all(np.isnan(value) for value in heat_summary(np.zeros((4, 4, 4)), SPACING).values())
 

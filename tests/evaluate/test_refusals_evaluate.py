@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from camhelpers.datasets.samples import Sample, samples
-from camhelpers.evaluate import faithfulness, localisation, robustness, run, statistics, verdicts
+from camhelpers.evaluate import faithfulness, localisation, run, statistics, verdicts
 
 HEAT, MASK, X = np.eye(20), np.eye(20, dtype=bool), torch.zeros(2, 3, 64, 64)
 PIXELS = np.full((64, 64, 3), 0.5, np.float32)
@@ -51,11 +51,8 @@ CASES = [
     (of_model(run.calibrate, [BARE]), "chosen against masks"),
     (lambda net, folder: run.evaluate(torch.nn.Flatten(), [MASKED]), "with a card, which says how to prepare"),
     (plain(verdicts.family, ["gradcam"], [], 1, [("gradcam", "random")]), "at least two pictures, and there is 1"),
-    (plain(verdicts.family, ["hybrid"], [0.3, 0.5], 9, [("hybrid", "random")]), "'hybrid' was declared but would not"),
+    (plain(verdicts.family, ["hybrid"], [0.3, 0.5], 9, [("hybrid", "random")]), "'hybrid@0.7' was declared but would"),
     (curves(np.ones((2, 64, 64))), r"The maps are \(2, 64, 64\); these pictures need \(M, 2, 64, 64\)"),
-    (of_model(robustness.max_sensitivity, X, radius=5), "radius 5; take 1 sample or more, and a radius in 0..1"),
-    (of_model(robustness.infidelity, X, side=32), "side 32; take 2 squares or more, and a side between 0 and 1"),
-    (of_model(robustness.infidelity, X, baseline="grey"), "There is no baseline 'grey'; choose from mean, blur"),
     (plain(localisation.relevance_mass, HEAT, MASK[:10]), "its mask boolean and of the same shape"),
     (plain(localisation.relevance_mass, HEAT, HEAT), "its mask boolean and of the same shape"),
     (plain(localisation.pointing_hit, HEAT - 1, MASK), "finite and not negative"),

@@ -171,8 +171,7 @@ def test_opposite_classes_have_opposite_maps(model, x):
         net.fc.weight[:, 0] = torch.linspace(-1, 1, 10)
         net.fc.bias.zero_()
     found = class_sensitivity(net, x, ("gradcam",))
-    assert found["blank_least"].all() and found["spearman"].isna().all()
-    assert not class_sensitivity(model, x, ("centre",))["blank_least"].any()
+    assert found["spearman"].isna().all()
 
 
 # A spurious tag -------------------------------------------------------------------------------------------------------
