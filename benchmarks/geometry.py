@@ -80,7 +80,12 @@ def worlds(n: int, cutouts: int, eyes: int) -> Iterator[World]:
 
 
 def activations(model: nn.Module, layer: str, x: Tensor) -> Tensor:
-    return ch.explain(model, x, layers=layer).capture.A[layer].detach()
+    held = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda module, args, out: held.append(out.clone()))
+    with torch.inference_mode():
+        model(x)
+    handle.remove()
+    return held[0]
 
 
 def kernel_mirror(model: nn.Module, layer: str, x: Tensor) -> tuple[float, ...]:
@@ -96,7 +101,7 @@ def kernel_mirror(model: nn.Module, layer: str, x: Tensor) -> tuple[float, ...]:
             if isinstance(module, nn.Conv2d | nn.Conv3d):
                 module.weight.data = module.weight.data.flip(dim)
         both = activations(model, layer, x), activations(twin, layer, x.flip(dim)).flip(dim)
-        rows = [A.movedim(dim, -1).flatten(0, -2) for A in both]
+        rows = [A.movedim(dim, -1).flatten(0, -2)[::8] for A in both]
         agreement = {}
         for shift in np.arange(-jump, jump + 0.25, 0.5):
             large = [upsample(row, [size], [(start + by, jump)]) for row, by in zip(rows, (shift, -shift), strict=True)]
@@ -232,8 +237,8 @@ def main() -> None:
         off = measured(world)
         rows += compared(world, off)
         for layer, name in product(off, ("geometric", "effective", "kernel mirror", "occlusion")):
-            axes = zip("zyx"[-len(off[layer][name]) :], off[layer][name], strict=True)
-            shifts += [{"world": world.name, "layer": layer, "estimator": name, **dict(axes)}]
+            axes = dict(zip("xyz", reversed(off[layer][name]), strict=False))
+            shifts += [{"world": world.name, "layer": layer, "estimator": name, **axes}]
     found = pd.DataFrame(rows)
     for name, table in {"geometry": found, "shifts": pd.DataFrame(shifts), "families": families()}.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5f"))

@@ -186,7 +186,7 @@ def grid(
     lines, titled = (math.ceil(len(things) / columns) for things in (pictures, titles))
     height, width = np.shape(pictures[0])[0] * aspect, np.shape(pictures[0])[1]
     tall = 1 + max((t.count("\n") for t in titles), default=0)
-    wide = (cell + 0.1) * columns + 0.95 * (bool(cmap) + bool(signed)) + 0.35 * bool(rows)
+    wide = (cell + 0.1) * columns + 1.05 * (bool(cmap) + bool(signed)) + 0.35 * bool(rows)
     high = (cell * height / width + 0.1) * lines + 0.27 * titled * tall
     figure, axes = plt.subplots(lines, columns, figsize=(wide, high), squeeze=False)
     limit = max((float(np.abs(p).max()) for p in pictures if np.ndim(p) == 2), default=0) or 1
