@@ -274,7 +274,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for i, key in enumerate(keys):
         y += 1.5 if i and LABELS[key][0] != LABELS[keys[i - 1]][0] else 1.0
         at[key] = y
-    figure, axes = plt.subplots(1, len(layers), figsize=(1.6 + 5.4 * len(layers), 6.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(layers), figsize=(2.6 + 5.4 * len(layers), 5.4), sharey=True, squeeze=False)
     thick = 0.8 / len(batches)
     for panel, layer in zip(axes[0], layers, strict=True):
         for row in rows:
@@ -298,11 +298,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         top = min(at[key] for key in keys if LABELS[key][0] == group)
         note = axes[0, 0].text(0.12, top - 0.52, group, fontsize=11, style="italic", va="bottom", color="#333333")
         note.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.8})
-    shades = " and ".join(
-        f"batch {b}{f' ({shade})' if len(batches) > 1 else ''}"
-        for b, shade in zip(batches, ("solid", "pale"), strict=False)
-    )
-    figure.suptitle(f"ResNet-50 at 224 x 224 on {torch.get_num_threads()} CPU threads, {shades}", fontsize=13)
+    cost = {(row["layer"], row["batch"], row["key"]): row["ratio"] for row in rows}
+    ours, theirs = (cost[layers[0], batches[0], key] for key in ("ours_four", "pgc_four"))
+    message = f"Four methods together cost {ours:.2f} inference forwards; with pytorch-grad-cam {theirs:.1f}"
+    shades = ", pale: ".join(f"batch {b}" for b in batches)
+    render.headline(figure, f"{message} (ResNet-50 at 224 x 224, {shades})")
     render.save(figure, path)
 
 

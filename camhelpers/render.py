@@ -132,8 +132,10 @@ def headline(figure: "Figure", message: str) -> None:
     """A title over the whole figure, in as many lines as it needs, with room for them."""
     if message:
         wide, high = figure.get_size_inches()
-        text = textwrap.fill(message, int(wide / 0.105))
-        figure.set_size_inches(wide, high + 0.3 + 0.22 * text.count("\n"))
+        text = textwrap.fill(message, int(wide / 0.105), break_on_hyphens=False)
+        figure.set_size_inches(wide, high + 0.36 + 0.22 * text.count("\n"))
+        if engine := figure.get_layout_engine():
+            engine.set(h_pad=0.07)
         figure.suptitle(text, fontsize=14)
 
 
