@@ -188,6 +188,7 @@ def grid(
     lines, titled = (math.ceil(len(things) / columns) for things in (pictures, titles))
     height, width = np.shape(pictures[0])[0] * aspect, np.shape(pictures[0])[1]
     tall = 1 + max((t.count("\n") for t in titles), default=0)
+    longest = max((len(line) for title in titles for line in title.split("\n")), default=1)
     wide = (cell + 0.1) * columns + 1.05 * (bool(cmap) + bool(signed)) + 0.35 * bool(rows)
     high = (cell * height / width + 0.1) * lines + 0.27 * titled * tall
     figure, axes = plt.subplots(lines, columns, figsize=(wide, high), squeeze=False)
@@ -195,6 +196,7 @@ def grid(
     look = {"cmap": SIGNED, "vmin": -limit} if signed else {"cmap": "gray", "vmin": 0}  # pictures in colour ignore it
     for place, picture, title in zip(axes.flat, pictures, chain(titles, repeat("")), strict=False):
         show(place, picture, title, aspect=aspect, vmax=limit if signed else 1, **look)
+        place.title.set_fontsize(min(STYLE["axes.titlesize"], 115 * cell / longest))  # so that none meets another
     for place in axes.flat[len(pictures) :]:
         place.axis("off")
     for place, name in zip(axes[:, 0], rows, strict=False):
