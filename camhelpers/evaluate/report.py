@@ -165,7 +165,7 @@ def _bars(axes: Any, group: pd.DataFrame, sound: Sequence[str]) -> None:
     """A mean with its interval for each method, the first on top; pale without evidence."""
     found = summarise(group, by=["metric", "method"]).set_index("method")
     places = -np.arange(len(found))
-    reach = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
+    reach = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]]).clip(0)  # of rounding errors
     tones = [(*mpl.colors.to_rgb(colour(m.partition("@")[0])), 0.85 if m in sound else 0.25) for m in found.index]
     axes.barh(places, found["mean"], color=tones, height=0.75)
     axes.errorbar(found["mean"], places, xerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=2)

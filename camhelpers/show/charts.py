@@ -72,6 +72,7 @@ def forests(
     Pale where `gate`, if there is one, does not pass; a grey band shows the margin.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
 
     panels, labels = list(rows["panel"].unique()), list(rows["label"].unique())
     tall = 1.7 + 0.36 * len(labels) * max(1, len(colours) / 2)
@@ -81,10 +82,10 @@ def forests(
             some = rows[(rows["panel"] == panel) & (rows["way"] == way)]
             y = np.array([labels.index(label) + number / (len(colours) + 1) - 0.5 for label in some["label"]])
             sound = some["gate"].isin(EVIDENCE) if "gate" in some else some["difference"].notna()
-            for held, shade, name in ((sound, 1.0, way), (~sound, 0.3, f"{way}, no evidence")):
+            for held, shade in ((sound, 1.0), (~sound, 0.3)):
                 if held.any():
                     axis.hlines(y[held], some["low"][held], some["high"][held], color=tone, alpha=shade, linewidth=2)
-                    axis.plot(some["difference"][held], y[held], "o", color=tone, alpha=shade, markersize=5, label=name)
+                    axis.plot(some["difference"][held], y[held], "o", color=tone, alpha=shade, markersize=5, label=way)
         if margin:
             axis.axvspan(-margin, margin, color="0.93", zorder=0, label=f"within the margin of {margin:g}")
         axis.axvline(0, color="0.4", linewidth=0.8)
@@ -92,7 +93,9 @@ def forests(
         axis.locator_params(axis="x", nbins=5)
     axes[0, 0].set_yticks(range(len(labels)), labels)
     named = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(named.values(), named, loc="outside lower center", ncols=4, fontsize=11)
+    if "gate" in rows and not rows["gate"].isin(EVIDENCE).all():
+        named["pale: no evidence"] = Patch(alpha=0)
+    figure.legend(named.values(), named, loc="outside lower center", ncols=3, fontsize=11)
     figure.suptitle(title, fontsize=13)
     return figure
 

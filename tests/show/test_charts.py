@@ -47,5 +47,5 @@ def test_forests_have_a_panel_a_line_and_a_colour_each_and_are_pale_without_evid
     assert dots[:2] == [(0.02, 0, "red", 1.0), (-0.01, 1, "blue", 0.3)]
     assert np.allclose(second.collections[0].get_segments()[0][:, 0], [0.4, 0.6])
     told = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert told == ["near", "far, no evidence", "within the margin of 0.005"]
+    assert told == ["near", "far", "within the margin of 0.005", "pale: no evidence"]
     plt.close(figure)
