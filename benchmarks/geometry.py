@@ -240,7 +240,7 @@ def main() -> None:
             axes = dict(zip("xyz", reversed(off[layer][name]), strict=False))
             shifts += [{"world": world.name, "layer": layer, "estimator": name, **axes}]
     found = pd.DataFrame(rows)
-    for name, table in {"geometry": found, "shifts": pd.DataFrame(shifts), "families": families()}.items():
+    for name, table in {"geometry": found, "geometry_shifts": pd.DataFrame(shifts), "families": families()}.items():
         write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.5f"))
         print(table.to_string(index=False, float_format="%.3f"))
     judged = found[found.axis == "all"]

@@ -190,7 +190,7 @@ def grid(
     tall = 1 + max((t.count("\n") for t in titles), default=0)
     longest = max((len(line) for title in titles for line in title.split("\n")), default=1)
     wide = (cell + 0.1) * columns + 1.05 * (bool(cmap) + bool(signed)) + 0.35 * bool(rows)
-    high = (cell * height / width + 0.1) * lines + 0.27 * titled * tall
+    high = (cell * height / width + 0.1) * lines + 0.24 * titled * tall
     figure, axes = plt.subplots(lines, columns, figsize=(wide, high), squeeze=False)
     limit = max((float(np.abs(p).max()) for p in pictures if np.ndim(p) == 2), default=0) or 1
     look = {"cmap": SIGNED, "vmin": -limit} if signed else {"cmap": "gray", "vmin": 0}  # pictures in colour ignore it
