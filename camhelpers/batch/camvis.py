@@ -14,10 +14,12 @@ visualizations are in `class_<name>/` below the split.
 import glob
 import json
 import os
+import platform
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -25,6 +27,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from pydantic import Field
 from torch import nn
 from tyro.conf import arg
@@ -141,7 +144,7 @@ def explain_volumes(model: nn.Module, source: Any, methods: Sequence[str] = METH
     run = _Run(model, weights, chosen, folder, split, Counter(s.name for s in some))
 
     outcomes, total = [], len(chosen.methods)
-    with Progress(len(some) * total, "explaining", "map", progress) as counter:
+    with _alone(folder), Progress(len(some) * total, "explaining", "map", progress) as counter:
         for number, sample in enumerate(some, 1):
             try:
                 outcomes.append(run.one(sample, resume, lambda name=sample.name: counter.step(note=name)))
@@ -151,8 +154,25 @@ def explain_volumes(model: nn.Module, source: Any, methods: Sequence[str] = METH
                 outcomes.append(Outcome(sample.name, "failed", about, reason or type(error).__name__))
             if left := number * total - counter.done:
                 counter.step(left, sample.name)
-    _summarise(folder, outcomes)
+        _summarise(folder, outcomes)
     return Session(folder, outcomes)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait, and say for whom, while another process writes the same session."""
+    lock, holder = FileLock(folder / ".lock"), folder / ".holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        print(f"Waiting: {folder.name} is being written by {who}.", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        write_text(holder, f"process {os.getpid()} on {platform.node()}")
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)

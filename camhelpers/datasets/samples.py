@@ -173,11 +173,13 @@ def volume_samples(source: Any, **reading: Any) -> list[Sample]:
     if isinstance(source, (Volume, np.ndarray)):
         volume = read_volume(source, **reading)
         return [Sample(volume.name, lambda: (volume, None))]
-    return [Sample(found.name, partial(_scan, found, reading), found.label) for found in find_volumes(source)]
+    every = find_volumes(source, reading.get("series"))
+    return [Sample(found.name, partial(_scan, found, reading), found.label) for found in every]
 
 
 def _scan(found: Found, reading: dict[str, Any]) -> tuple[Volume, None]:
-    return replace(read_volume(found.path, **reading), name=found.name), None
+    chosen = {"series": found.series} if found.series else {}
+    return replace(read_volume(found.path, **reading | chosen), name=found.name), None
 
 
 def _eye(seed: int, shape: tuple[int, ...], reading: dict[str, Any]) -> tuple[Volume, np.ndarray]:

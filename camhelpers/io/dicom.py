@@ -139,9 +139,9 @@ def _lacking(stacks: list[_Stack], chosen: _Stack, unread: list[Path]) -> list[s
     return found
 
 
-def series_of(place: Path) -> list[str]:
-    """The series of a folder that are volumes, by UID."""
-    return [_uid(stack) for stack in _stacks(place)[0] if len(_frames(stack)) > 1]
+def series_of(place: Path) -> list[int]:
+    """The numbers of the series in a folder that are volumes."""
+    return [n for n, stack in enumerate(_stacks(place)[0], 1) if len(_frames(stack)) > 1]
 
 
 def _choose(place: Path, stacks: list[_Stack], series: str | int | None) -> _Stack:

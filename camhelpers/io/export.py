@@ -61,11 +61,35 @@ def imagej_opens(shape: Sequence[int]) -> bool:
     return math.prod(shape) * 3 <= IMAGEJ_BYTES
 
 
+def leans(affine: np.ndarray) -> bool:
+    """Whether the axes of a grid are not at right angles."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3)
+
+
+def _upright(values: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Values `(x, y, z)` on a grid of the same planes, stacked along their normal and large enough to hold them all."""
+    from scipy.ndimage import affine_transform
+
+    x, y, z = affine[:3, :3].T
+    normal = np.cross(x, y) / np.linalg.norm(np.cross(x, y))
+    new = np.eye(4)
+    new[:3, :3] = np.column_stack([x, y, normal * (z @ normal)])
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(values.shape) - 1)
+    seen = (np.linalg.inv(new[:3, :3]) @ affine[:3, :3] @ corners.T).round(6)
+    low, high = np.floor(seen.min(1)), np.ceil(seen.max(1))
+    new[:3, 3] = affine[:3, 3] + new[:3, :3] @ low
+    back = np.linalg.inv(affine) @ new
+    shape = (high - low + 1).astype(int)
+    return affine_transform(values, back[:3, :3], back[:3, 3], shape, order=1, mode="grid-constant"), new
+
+
 def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
     """Write heat `(Z, Y, X)` as a float32 `.nii` or `.nii.gz` on the grid of the volume's source, voxel by voxel.
 
     Nothing of the source's header is copied but its geometry: the rest may hold names and forces its own data type.
-    Where the spacing is unknown (`source["spacing_known"]`), neither a unit nor a place in space is claimed.
+    Where the spacing is unknown (`source["spacing_known"]`), neither a unit nor a place in space is claimed. A grid
+    that leans, as under a tilted gantry, is resampled to an upright one, since ITK and its like know no other.
     """
     import nibabel
     from imagecodecs import gzip_encode
@@ -78,6 +102,8 @@ def write_nifti(path: str | Path, heat: np.ndarray, volume: "Volume") -> Path:
         straight = np.diag([-x, -y, z, 1.0])  # what ITK reads as no rotation, so that scan and heat lie on each other
         affine, code = (straight, 2 if known else 0) if volume.affine is None else (volume.affine, 1)  # 1: the scanner
         values, header = heat.transpose(), nibabel.Nifti1Header()
+        if leans(affine):
+            values, affine = _upright(values, affine)
         header.set_sform(affine, code)
         header.set_qform(affine, code)
         header.set_xyzt_units("mm" if known else "unknown")

@@ -1,4 +1,4 @@
-"""The file formats of volumes: NumPy, multi-page TIFF and NIfTI, each as it is stored, before any windowing."""
+"""The file formats of volumes: NumPy, multi-page TIFF, NIfTI, MGH, MetaImage, NRRD, each as stored."""
 
 import logging
 from dataclasses import dataclass
@@ -12,7 +12,9 @@ from .images import Unfit, decoding
 if TYPE_CHECKING:  # nibabel and tifffile together cost 0.4 s, so each is imported where it is used
     import tifffile
 
-SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz")  # whatever the case; DICOM is known by its content
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")  # what SimpleITK reads, where it is installed
+SUFFIXES = (".npy", ".npz", ".tif", ".tiff", ".nii", ".nii.gz", ".mgz", *ITK)  # DICOM is known by its content
+FOREIGN = (".vol", ".e2e", ".fda", ".img", ".hdr", ".mnc", ".par", ".dcm", ".ima")  # scans that cannot be read so
 _MILLIMETRES = {"um": 1e-3, "micron": 1e-3, "microns": 1e-3, "mm": 1.0, "cm": 10.0, "meter": 1e3, "inch": 25.4}
 
 
@@ -59,7 +61,9 @@ def suffix(path: Path) -> str:
 def read(path: Path, orientation: str) -> Stored:
     """Read the volume of a file that ends in one of `SUFFIXES`."""
     with decoding(str(path)):
-        if suffix(path).startswith(".nii"):
+        if suffix(path) in ITK:
+            return _placed(_itk(path), orientation, suffix(path)[1:].upper())
+        if suffix(path).startswith((".nii", ".mgz")):
             return _nifti(path, orientation)
         return _numpy(path) if suffix(path).startswith(".np") else _tiff(path)
 
@@ -130,11 +134,42 @@ def _tiff_spacing(file: "tifffile.TiffFile") -> tuple[float, float, float] | Non
 
 
 def _nifti(path: Path, orientation: str) -> Stored:
-    """A NIfTI turned so that x, y, z run to `orientation`, its values after scl_slope, with its own grid."""
+    import nibabel
+
+    image = nibabel.load(path)
+    if suffix(path) == ".mgz":  # FreeSurfer's, always in mm
+        image = nibabel.Nifti1Image.from_image(image)
+        image.header.set_xyzt_units("mm")
+    return _placed(image, orientation, "MGH" if suffix(path) == ".mgz" else "NIfTI")
+
+
+def _itk(path: Path) -> Any:
+    """What SimpleITK reads as a NIfTI image."""
+    import nibabel
+
+    try:
+        import SimpleITK
+    except ImportError:
+        raise Unfit("needs a library that is not installed: pip install SimpleITK") from None
+    image = SimpleITK.ReadImage(str(path))
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise Unfit(f"has {image.GetDimension()} axes and {image.GetNumberOfComponentsPerPixel()} values a voxel; "
+                    "a volume has 3 axes and one value")  # fmt: skip
+    values, affine = SimpleITK.GetArrayFromImage(image).T, np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    wide = values.dtype.itemsize == 8  # which NIfTI readers may not know
+    found = nibabel.Nifti1Image(values.astype(np.float32) if wide else values, np.diag([-1.0, -1, 1, 1]) @ affine)
+    found.header.set_xyzt_units("mm")
+    return found
+
+
+def _placed(image: Any, orientation: str, form: str) -> Stored:
+    """An image turned so that x, y, z run to `orientation`, its values after scl_slope, with its own grid."""
     import nibabel
     from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-    image = nibabel.squeeze_image(nibabel.load(path))
+    image = nibabel.squeeze_image(image)
     source, sizes = image.header, np.linalg.norm(image.affine[:3, :3], axis=0)
     if len(image.shape) != 3:
         raise Unfit(f"has the shape {image.shape}; a volume has 3 axes: keep one time point or component")
@@ -151,7 +186,7 @@ def _nifti(path: Path, orientation: str) -> Stored:
     wanted = own if stays else axcodes2ornt(orientation)
     turned = image.as_reoriented(ornt_transform(own, wanted))
     values, grid = np.asanyarray(turned.dataobj), Grid(header, ornt_transform(wanted, own))
-    about = {"format": "NIfTI", "dtype": str(source.get_data_dtype()), "shape": list(image.shape)}
+    about = {"format": form, "dtype": str(source.get_data_dtype()), "shape": list(image.shape)}
     scale = _MILLIMETRES.get(units[0], 1.0)  # an unknown unit is a millimetre in practice
     affine = np.diag([scale, scale, scale, 1]) @ turned.affine
     spacing = tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0)[::-1])

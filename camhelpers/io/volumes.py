@@ -3,7 +3,8 @@
 import re
 import unicodedata
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Found:
     path: Path
     name: str
     label: str | None
+    series: int | None = None
 
 
 def read_volume(
@@ -51,7 +53,7 @@ def read_volume(
     window: tuple[float, float] | None = None, series: str | int | None = None, orientation: str = "LPS",
     gap_tolerance: float | None = None, allow_incomplete: bool = False,
 ) -> Volume:  # fmt: skip
-    """Read a volume: `.npy`, `.npz`, multi-page TIFF, NIfTI, a folder (or multi-frame file) of DICOM, or an array.
+    """Read a volume: an array, a folder or multi-frame file of DICOM, or a file that ends in one of `SUFFIXES`.
 
     `window` is what 0 and 1 stand for in the source's values. Without it uint8 means 0..255, floats within 0..1 stay,
     DICOM has its own window, and everything else is cut at percentiles 0.5 and 99.5. `spacing` (mm, z y x) overrides
@@ -85,18 +87,27 @@ def read_volume(
     return Volume(_windowed(values, window), size, name, window, affine, stored.grid, about)
 
 
-def find_volumes(source: str | Path) -> list[Found]:
+def find_volumes(source: str | Path, series: str | int | None = None) -> list[Found]:
     """The volumes of a file, a DICOM folder, a folder of volumes, or `DIR/<class>/<volume>`, in natural order.
 
-    Single DICOM images among volumes, such as a photograph beside an OCT cube, are left out with a warning.
+    Those that lie deeper, such as `PATIENT/STUDY/SERIES`, have no class and their path as name. With `series="all"`,
+    each DICOM series of a folder is a volume. Single DICOM images among volumes, such as a photograph beside an OCT
+    cube, are left out with a warning.
     """
+    if series == "all":
+        each = [(f, dicom.series_of(f.path) if dicom.kind(f.path) else []) for f in find_volumes(source)]
+        some = [[replace(f, name=f"{f.name}_{n}", series=n) for n in ns] if len(ns) > 1 else [f] for f, ns in each]
+        return [f for several in some for f in several]
     path = _existing(source)
+    if path.name.upper() == "DICOMDIR":
+        path = path.absolute().parent
     if path.is_file() or dicom.is_series(path):
         return [Found(path, _stem(path), None)]
     found, below = _inside(path, None), []
-    for folder in sorted((inside for inside in path.iterdir() if inside.is_dir()), key=natural):
-        if not (folder.name.startswith(".") or folder.name == "CAMVis" or dicom.is_series(folder)):
-            below += _inside(folder, safe_name(folder.name))
+    for folder in _folders(path):
+        parts = folder.relative_to(path).parts
+        inside = _inside(folder, safe_name(parts[0]) if len(parts) == 1 else None)
+        below += inside if len(parts) == 1 else [replace(f, name=_joined([*parts, f.name])) for f in inside]
     if found and below:
         beside = f"{found[0].path.name} beside the class folder {below[0].label}"
         raise ValueError(f"{path} holds volumes and folders of volumes ({beside}); move them into one.")
@@ -104,6 +115,19 @@ def find_volumes(source: str | Path) -> list[Found]:
         ways = f"a volume ({', '.join(SUFFIXES)} or DICOM), a folder of volumes, or DIR with DIR/CLASS/VOLUME"
         raise FileNotFoundError(f"{path} holds no volume; name {ways}.")
     return found or below
+
+
+def _folders(path: Path) -> Iterator[Path]:
+    """The folders below a path, at any depth, that may hold volumes."""
+    for folder in sorted((inside for inside in path.iterdir() if inside.is_dir()), key=natural):
+        if not (folder.name.startswith(".") or folder.name == "CAMVis" or dicom.is_series(folder)):
+            yield folder
+            yield from _folders(folder)
+
+
+def _joined(parts: list[str]) -> str:
+    name = "_".join(parts)
+    return safe_name(name if len(name) < 100 else f"{name[:80]}_{fingerprint(parts)[:8]}")
 
 
 def safe_name(text: str) -> str:
@@ -149,13 +173,15 @@ def _stem(path: Path) -> str:
     """The name of a sample: that of its file without ending, or of its folder."""
     if path.is_dir():
         return safe_name(path.resolve().name)
-    return safe_name(re.sub(r"(?i)(?<=.)(\.npy|\.npz|\.tiff?|\.nii(\.gz)?|\.dcm)$", "", path.name))
+    ending = formats.suffix(path) or next((e for e in formats.FOREIGN if path.name.lower().endswith(e)), "")
+    return safe_name(path.name[: -len(ending) or None] or path.name)
 
 
 def _inside(folder: Path, label: str | None) -> list[Found]:
     """The volumes directly inside a folder: files, multi-frame DICOM files, folders of DICOM slices."""
     paths = [path for path in sorted(folder.iterdir(), key=natural) if not path.name.startswith(".")]
-    kinds = ["volume" if formats.suffix(path) else dicom.kind(path) for path in paths]
+    scans = (*SUFFIXES, *formats.FOREIGN)  # what cannot be read is listed as well, so that its failure is told
+    kinds = [dicom.kind(path) or ("volume" if path.name.lower().endswith(scans) else "") for path in paths]
     found = [Found(path, _stem(path), label) for path, kind in zip(paths, kinds, strict=True) if kind == "volume"]
     if single := [path.name for path, kind in zip(paths, kinds, strict=True) if kind == "slice"]:
         says = f"Left out of {folder}: {', '.join(single)} (single DICOM images); give a series a folder of its own."

@@ -137,3 +137,26 @@ def test_a_run_that_is_killed_leaves_whole_samples_and_goes_on(tmp_path, tree, c
     folder = tmp_path / "out/CAMVis/session_s"
     assert files(folder) == expected("val", ["gradcam", "layercam"])  # nothing temporary either
     assert len(whole(folder)) == 3
+
+
+def test_a_second_process_waits_and_says_for_whom(tmp_path, net, quick, capsys):
+    held = "import sys, time; from pathlib import Path; from camhelpers.batch.camvis import _alone\n"
+    held += "with _alone(Path(sys.argv[1])): print('held', flush=True); time.sleep(4)"
+    folder = tmp_path / "CAMVis/session_s"
+    folder.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", held, folder], stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
+        assert other.stdout.readline() == "held\n"
+        assert statuses(explain_volumes(net, small(), ["gradcam"], tmp_path, session="s")) == ["made"]
+        assert other.wait(20) == 0
+    assert f"Waiting: session_s is being written by process {other.pid} on " in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_inside_a_tree_has_failed_by_name(tmp_path, net, quick, tree):
+    for name in ("drusen/eye.e2e", "fluid/eye.dcm", "fluid/notes.txt"):
+        (tree / name).write_bytes(bytes(2000))
+    found = explain_volumes(net, tree, ["gradcam"], tmp_path / "out")
+    assert sorted(o.name for o in found.outcomes if o.status == "failed") == ["eye", "eye"]
+    problems = [row["problem"].split("/")[-1] for row in summary(found.folder) if row["status"] == "failed"]
+    assert [problem.partition("; use .npy, ")[0] for problem in sorted(problems)] == [
+        "eye.dcm is no volume that can be read", "eye.e2e is no volume that can be read",
+    ]  # fmt: skip

@@ -9,7 +9,7 @@ import SimpleITK
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_windowing
-from pydicom.uid import JPEG2000Lossless
+from pydicom.uid import JPEG2000Lossless, MediaStorageDirectoryStorage
 
 from camhelpers.io.volumes import find_volumes, read_volume
 
@@ -250,3 +250,19 @@ def test_one_position_for_all_frames_and_their_offsets(tmp_path, write_series, f
     volume = read_volume(next(folder.iterdir()))
     assert volume.spacing == (3, 0.8, 0.5) and volume.source["orientation"] == "LPS"
     np.testing.assert_allclose(volume.affine @ [0, 0, 5, 1], [10, -20, 45, 1])
+
+
+def test_a_tree_of_any_depth_and_every_series_of_a_folder(tmp_path, write_series):
+    for place in ("DICOM/PAT7/STUDY1/SER1", "DICOM/PAT7/STUDY1/SER2", "DICOM/PAT8/ONE"):
+        write_series(tmp_path / place, WORDS)
+    write_series(tmp_path / "DICOM/PAT8/ONE", WORDS[:4] + 1)  # a second series in the same folder
+    directory = write_series(tmp_path / "d", WORDS[:1], SOPClassUID=MediaStorageDirectoryStorage, Rows=None)
+    next(directory.iterdir()).rename(tmp_path / "DICOMDIR")
+    names = ["DICOM_PAT7_STUDY1_SER1", "DICOM_PAT7_STUDY1_SER2", "DICOM_PAT8_ONE"]
+    for source in (tmp_path, tmp_path / "DICOMDIR"):
+        assert [(one.name, one.label) for one in find_volumes(source)] == [(name, None) for name in names]
+    with pytest.raises(ValueError, match=r"holds 2 series; choose one with series \(--series number, or all\)"):
+        read_volume(tmp_path / "DICOM/PAT8/ONE")
+    every = find_volumes(tmp_path, "all")
+    assert [one.name for one in every] == [*names[:2], "DICOM_PAT8_ONE_1", "DICOM_PAT8_ONE_2"]
+    assert {len(read_volume(one.path, series=one.series).data) for one in every[2:]} == {4, 6}

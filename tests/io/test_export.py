@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 from PIL import Image, ImageSequence
+from pydicom import dcmread
 
 from camhelpers import render
 from camhelpers.io import export
@@ -150,3 +151,30 @@ def test_the_affine_of_a_scanner_is_kept(tmp_path):
     found = nibabel.load(export.write_nifti(tmp_path / "heat.nii", HEAT, volume(affine=affine)))
     assert np.allclose(found.affine, affine) and (np.asarray(found.dataobj) == HEAT.T).all()
     assert found.header["sform_code"] == 1
+
+
+def test_heat_of_a_tilted_gantry_lies_where_the_scanner_was(tmp_path, write_series):
+    tilt = np.radians(20)
+    way = (1, 0, 0, 0, np.cos(tilt), -np.sin(tilt))
+    scan = np.zeros((30, 40, 36), np.uint16)
+    scan[4, 10, 8], scan[22, 30, 20], scan[29, 0, 35] = 900, 900, 900
+    folder = write_series(tmp_path / "ct", scan, way)
+    for path in folder.iterdir():  # the table moves along the patient, not along the normal of the slices
+        data = dcmread(path)
+        place = (np.array(data.ImagePositionPatient) - (-10, 20, 30)) @ np.cross(way[:3], way[3:]) / 2.5
+        data.ImagePositionPatient = [-10, 20, 30 + 3.0 * round(place)]
+        data.save_as(path)
+    volume = read_volume(folder)
+    heat = sitk.ReadImage(export.write_nifti(tmp_path / "heat.nii.gz", (volume.data > 0.5).astype(np.float32), volume))
+    direction = np.reshape(heat.GetDirection(), (3, 3))
+    np.testing.assert_allclose(direction.T @ direction, np.eye(3), atol=1e-5)
+    values = sitk.GetArrayFromImage(heat)
+    header = nibabel.load(tmp_path / "heat.nii.gz").header
+    np.testing.assert_allclose(header.get_sform(), header.get_qform(), atol=1e-4)
+    assert values.sum() == pytest.approx(3, rel=1e-3), "nothing is lost"
+    for z, y, x in ((4, 10, 8), (22, 30, 20), (29, 0, 35)):
+        true = np.array([-10.0, 20, 30 + 3 * z]) + 0.5 * x * np.array(way[:3]) + 0.8 * y * np.array(way[3:])
+        near = np.array(heat.TransformPhysicalPointToContinuousIndex(true.tolist()))[::-1]
+        box = tuple(slice(max(0, round(n) - 2), round(n) + 3) for n in near)
+        places = np.array(np.nonzero(values[box])) + np.array([[part.start] for part in box])
+        assert np.average(places, axis=1, weights=values[box][np.nonzero(values[box])]) == pytest.approx(near, abs=0.02)
