@@ -29,23 +29,23 @@ torch.fx.wrap("_averaged")  # it asks for the shape, which a trace of the networ
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al., 2016).
+    """Two 3x3 convolutions beside a shortcut (He et al., 2016), on a map that averaging halves first.
 
-    The shortcut halves by averaging, as in ResNet-D (He et al., 2019). A strided 1x1 convolution there would read every
-    second position only, and element-wise weights such as LayerCAM's would show that as a chessboard.
+    Both branches see the same pixels, and a cell lies in the middle of those that it replaces, where heat is drawn. A
+    strided convolution would look half a pixel up and left of its shortcut, and at `layer4` the heat would lie off by 15.
     """
 
     def __init__(self, cin: int, cout: int, stride: int | tuple[int, ...] = 1, dims: int = 2):
         super().__init__()
         conv, norm = _PARTS[dims]
-        self.conv1, self.bn1 = conv(cin, cout, 3, stride, 1, bias=False), norm(cout)
+        self.halve = nn.Identity() if stride == 1 else _Halve(stride, dims)
+        self.conv1, self.bn1 = conv(cin, cout, 3, 1, 1, bias=False), norm(cout)
         self.conv2, self.bn2 = conv(cout, cout, 3, 1, 1, bias=False), norm(cout)
-        same = cin == cout and stride == 1
-        pool = nn.Identity() if stride == 1 else _Halve(stride, dims)
-        self.shortcut = nn.Identity() if same else nn.Sequential(pool, conv(cin, cout, 1, bias=False), norm(cout))
+        self.shortcut = nn.Identity() if cin == cout else nn.Sequential(conv(cin, cout, 1, bias=False), norm(cout))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ReLU(residual + shortcut)."""
+        x = self.halve(x)
         y = torch.relu(self.bn1(self.conv1(x)))
         return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -54,7 +54,8 @@ class SmallResNet(nn.Module):
     """A ResNet that trains in minutes on two cores; its stages have the names of a ResNet-50's.
 
     `dims=2` takes pictures `(N, C, H, W)`, `dims=3` volumes or clips `(N, C, D, H, W)`. `strides` holds one stride for
-    the stem and one for each layer; at 224x224 the default ends in a 7x7 map at `layer4`.
+    the stem and one for each layer; at 224x224 the default ends in a 7x7 map at `layer4`. The stem's kernel is wider
+    than its stride by two, so its cells lie in the middle of their pixels too.
     """
 
     def __init__(
@@ -63,7 +64,8 @@ class SmallResNet(nn.Module):
     ):  # fmt: skip
         super().__init__()
         (conv, norm), before = _PARTS[dims], widths[0]
-        self.stem = nn.Sequential(conv(channels, before, 5, strides[0], 2, bias=False), norm(before), nn.ReLU())
+        kernel = strides[0] + 2 if isinstance(strides[0], int) else tuple(s + 2 for s in strides[0])
+        self.stem = nn.Sequential(conv(channels, before, kernel, strides[0], 1, bias=False), norm(before), nn.ReLU())
         for i, width in enumerate(widths, start=1):
             setattr(self, f"layer{i}", BasicBlock(before, width, strides[i], dims))
             before = width
