@@ -130,6 +130,13 @@ def test_branches_that_disagree_are_averaged_and_it_is_said():
     assert where.lines == ((0.25, 2),) * 2  # the one lies on 2 i, the other half a pixel beyond
 
 
+def test_the_networks_of_the_house_look_where_the_plain_grid_draws():
+    net, x = SmallResNet(2).eval(), torch.zeros(1, 3, 224, 224)
+    for name, n in (("layer1", 56), ("layer2", 28), ("layer3", 14), ("layer4", 7)):
+        where = geometry(net, name, x, (n, n))
+        assert where.agree and where.lines == where.grid
+
+
 @pytest.mark.parametrize(
     ("step", "named"),
     [

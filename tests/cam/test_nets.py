@@ -26,7 +26,7 @@ def test_the_default_ends_in_a_7x7_map_whose_mean_the_logits_are_linear_in():
 
 def test_volumes_take_a_stride_for_each_axis_and_may_have_an_axis_of_one():
     for strides, shape, last in (
-        ((2, 1, 2, 2, 2), (1, 32, 17), (1, 2, 2)),
+        (((1, 2, 2), 1, 2, 2, 2), (1, 32, 16), (1, 2, 1)),
         (((1, 2, 2), 1, (1, 2, 2), 1, 2), (8, 16, 16), (4, 2, 2)),
     ):
         net = SmallResNet(3, channels=1, widths=(4, 4, 4, 4), dims=3, strides=strides).eval()
@@ -34,11 +34,12 @@ def test_volumes_take_a_stride_for_each_axis_and_may_have_an_axis_of_one():
 
 
 @pytest.mark.parametrize(("dims", "pool"), [(2, nn.AvgPool2d), (3, nn.AvgPool3d)])
-def test_a_block_is_the_sum_of_its_two_paths_and_its_shortcut_averages(dims, pool):
+def test_a_block_is_the_sum_of_its_two_paths_on_the_averaged_map(dims, pool):
     torch.manual_seed(0)
     block, x = BasicBlock(3, 5, 2, dims).eval(), torch.rand(1, 3, *(7, 8, 9)[:dims])
-    short = block.shortcut[2](block.shortcut[1](pool(2, ceil_mode=True, count_include_pad=False)(x)))
-    long = block.bn2(block.conv2(block.bn1(block.conv1(x)).relu()))
+    half = pool(2, ceil_mode=True, count_include_pad=False)(x)
+    short = block.shortcut[1](block.shortcut[0](half))
+    long = block.bn2(block.conv2(block.bn1(block.conv1(half)).relu()))
     assert torch.equal(block(x), (long + short).relu())
 
 

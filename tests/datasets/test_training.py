@@ -19,8 +19,8 @@ def few():
 
 def test_a_short_training_learns(few, tiny_net):
     net = tiny_net(classes=scenes.CLASSES, size=few[0].shape[1:3])
-    losses = training.fit(net, *few, epochs=6, batch=10, augment=None, show=False)
-    assert len(losses) == 6 and losses[-1] < 0.7 * losses[0] and not net.training
+    losses = training.fit(net, *few, epochs=10, batch=10, augment=None, show=False)
+    assert len(losses) == 10 and losses[-1] < 0.7 * losses[0] and not net.training
     assert (predict(net, few[0][:20]).argmax(1) == few[1][:20]).mean() > 0.6
 
 
