@@ -25,7 +25,7 @@ _NAMES = {
 }
 _ROOMS = (
     ".render", ".io.images", ".io.volumes", ".io.clips", ".datasets.scenes", ".datasets.hard", ".datasets.retinas",
-    ".datasets.photographs", ".datasets.grids", ".datasets.training",
+    ".datasets.hearts", ".datasets.photographs", ".datasets.grids", ".datasets.training",
     ".evaluate.localisation", ".evaluate.faithfulness", ".evaluate.sanity", ".evaluate.statistics",
     ".show.explorers", ".show.planes", ".show.viewer", ".batch.camvis",
 )  # fmt: skip

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from ..files import ROOT, atomic, sha256, write_text
+from . import gan
 from .cards import Card, fields
 from .nets import SmallResNet
 
@@ -174,6 +175,8 @@ def _build(build: str | Callable[..., nn.Module], classes: int, arguments: dict[
     """The network with its first weights, for so many classes, or as many as it has by itself if that is 0."""
     if build == "small_resnet":
         return SmallResNet(**arguments | ({"classes": classes} if classes else {}))
+    if build in ("VideoDiscriminator", "VideoGenerator"):
+        return getattr(gan, build)(**arguments)
     if not _is_code(build):
         return _named(build, classes)
     try:

@@ -19,7 +19,7 @@ from ..cam.models import MODELS, save_model
 from ..cam.nets import SmallResNet
 from ..files import ROOT, versions
 from ..progress import Progress, track
-from . import retinas, scenes
+from . import retinas, scenes, training_gan
 
 MISSING = 0.4  # the fraction of training pictures with missing pixels, which evaluations remove: a model must know that
 AVERAGED = 12  # looks that leave as little speckle as averaging a cube of 192x256x256 down to 48x64x64 does
@@ -177,8 +177,10 @@ RECIPES = {
 def train(name: str, out: Path | None = None, *, pictures: int | None = None, epochs: int | None = None,
           seed: int = 0) -> Card:  # fmt: skip
     """Draw, train, measure on a quarter as many unseen drawings, and write weights and card."""
+    if name == "hearts":
+        return training_gan.train(out, pictures=pictures, epochs=epochs, seed=seed)
     if name not in RECIPES:
-        raise ValueError(f"No recipe for {name!r}; there are {', '.join(RECIPES)}.")
+        raise ValueError(f"No recipe for {name!r}; there are {', '.join(RECIPES)}, hearts.")
     recipe = RECIPES[name]
     pictures = recipe.pictures if pictures is None else pictures
     epochs = recipe.epochs if epochs is None else epochs
@@ -200,7 +202,7 @@ def train(name: str, out: Path | None = None, *, pictures: int | None = None, ep
         "final_loss": round(losses[-1], 4), "seconds": round(seconds),
         "test_pictures": tested, "test_accuracy": round(float(right.mean()), 4),
         "accuracy_by_class": {name: round(float(right[labels == i].mean()), 4) for i, name in enumerate(card.classes)},
-        **(_at_full_size(net, pictures) if len(card.size) == 3 else {}),
+        **(_at_full_size(net, pictures) if name == "retina" else {}),
         "date": date.today().isoformat(), "versions": versions(),
     }  # fmt: skip
     return save_model(net, replace(card, training=training), ROOT / (out or MODELS / f"{name}.safetensors"))

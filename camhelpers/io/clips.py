@@ -15,8 +15,7 @@ from ..files import atomic
 from . import dicom
 from .images import Unfit, decoding, list_images, read_image
 
-VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".webm")
-SUFFIXES = (*VIDEOS, ".gif", ".npy")  # DICOM is known by its content
+SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpg", ".npy", ".webm")  # DICOM is known by its content
 UNSTATED = 20.0  # frames per second where a source states none, as folders and arrays do not
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
@@ -72,9 +71,7 @@ def read_clip(source: str | Path | np.ndarray | Clip, *, fps: float | None = Non
             pages, about = _dicom(place)
         elif place.suffix.lower() == ".npy":
             pages, about = np.load(place, mmap_mode="r", allow_pickle=False), {"format": "npy"}
-        elif place.suffix.lower() == ".gif":
-            pages, about = _gif(place)
-        elif place.suffix.lower() in VIDEOS:
+        elif place.suffix.lower() in SUFFIXES:
             pages, about = _video(place)
         else:
             raise Unfit(f"is no clip that can be read; use {', '.join(SUFFIXES)}, DICOM or a folder of frames")
@@ -122,15 +119,6 @@ def _video(path: Path) -> tuple[Iterator[np.ndarray], dict[str, Any]]:
     about = {"format": path.suffix[1:].upper(), "codec": stream.codec_context.name, "fps": rate}
     pages = (page.to_ndarray(format="rgb24") for page in container.decode(stream))
     return pages, {**about, "stated": stream.frames} if stream.frames else about  # some containers do not say
-
-
-def _gif(path: Path) -> tuple[Iterator[np.ndarray], dict[str, Any]]:
-    from PIL import Image, ImageSequence
-
-    image = Image.open(path, formats=["GIF"])
-    waits = [page.info.get("duration", 0) for page in ImageSequence.Iterator(image)]
-    about = {"format": "GIF", **({"fps": 1000 / np.mean(waits)} if any(waits) else {})}
-    return (np.asarray(page.convert("RGB")) for page in ImageSequence.Iterator(image)), about
 
 
 def _dicom(path: Path) -> tuple[np.ndarray, dict[str, Any]]:

@@ -1,6 +1,6 @@
 import pytest
 
-from camhelpers.datasets import retinas, scenes, training
+from camhelpers.datasets import hearts, retinas, scenes, training
 from camhelpers.datasets.samples import samples
 
 REFUSALS = [
@@ -15,6 +15,8 @@ REFUSALS = [
     (lambda: samples("placed:test:many"), r"0 from 0 on are not among them \(test:60\)"),
     (lambda: retinas.draw(0, "cataract"), "'cataract'; choose from normal, drusen, fluid"),
     (lambda: retinas.dataset("holdout", 3), "choose from train, val, test"),
+    (lambda: hearts.draw(0, "frozen"), "'frozen'; choose from clean, blurred, checkered, flickering"),
+    (lambda: hearts.dataset("holdout", 3), "choose from train, val, test"),
     (lambda: training.train("retina", epochs=0), "one epoch or more, not 0"),
 ]
 
