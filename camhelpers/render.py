@@ -4,7 +4,7 @@ import base64
 import io
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Literal
@@ -152,23 +152,6 @@ def colour_bar(figure: "Figure", axes: Any, cmap: str = "jet", label: str = HEAT
     bar.outline.set_visible(False)
     bar.set_label(label)
     return bar
-
-
-def panel(
-    picture: np.ndarray, heats: Mapping[str, np.ndarray], *, title: str = "", opacity: Opacity = 0.4, cmap: str = "jet"
-) -> "Figure":
-    """The picture large, then a column for each heat under its title, with the overlay below and one colour bar."""
-    import matplotlib.pyplot as plt
-
-    height, width = picture.shape[:2]
-    figure = plt.figure(figsize=(2.1 * (2 + len(heats)) + 0.9, 4.2 * height / width + 0.5))
-    cells = figure.add_gridspec(2, 2 + len(heats))
-    show(figure.add_subplot(cells[:, :2]), picture, title)
-    for i, (name, heat) in enumerate(heats.items(), start=2):
-        show(figure.add_subplot(cells[0, i]), colour(heat, cmap), name + ("" if heat.any() else " (blank)"))
-        show(figure.add_subplot(cells[1, i]), overlay(picture, heat, opacity=opacity, cmap=cmap))
-    colour_bar(figure, figure.axes[1:], cmap)
-    return figure
 
 
 def grid(

@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from camhelpers import render
-from camhelpers.render import CMAPS, colour, grid, index, outline, overlay, panel, save, table
+from camhelpers.render import CMAPS, colour, grid, index, outline, overlay, save, table
 
 
 @pytest.fixture(autouse=True)
@@ -80,21 +80,6 @@ def test_outline_draws_the_edge_of_a_mask_on_any_memory_layout(kind):
     assert drawn.dtype == np.uint8 and drawn[8, 12].tolist() == [255, 0, 0] and drawn[14, 14].tolist() == [51] * 3
     assert np.ptp(picture) == 0, "the picture given is not drawn on"
     assert (outline(picture, mask, width=1)[..., 0] == 255).sum() < (drawn[..., 0] == 255).sum()
-
-
-def test_a_panel_names_its_methods_and_has_a_colour_bar_with_numbers():
-    heat = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
-    heats, picture = {"Grad-CAM++": heat, "LayerCAM": heat * 0}, np.zeros((4, 6, 3))
-    figure = panel(picture, heats, title="cat 98 %", opacity=0.3, cmap="viridis")
-    titles = [axes.get_title() for axes in figure.axes]
-    assert {"cat 98 %", "Grad-CAM++", "LayerCAM (blank)"} <= set(titles)
-    above = titles.index("Grad-CAM++")
-    assert np.array_equal(figure.axes[above].images[0].get_array(), colour(heat, "viridis"))
-    below = figure.axes[above + 1].images[0].get_array()
-    assert np.array_equal(below, overlay(picture, heat, opacity=0.3, cmap="viridis"))
-    bar = figure.axes[-1]
-    assert bar.get_ylabel() == "heat (share of the maximum)"
-    assert [t.get_text() for t in bar.get_yticklabels()] == ["0.00", "0.25", "0.50", "0.75", "1.00"]
 
 
 @pytest.mark.parametrize("count", [1, 5, 7])

@@ -158,11 +158,11 @@ class Explanation:
         return render.overlay(self.picture, self.heatmap(method, **options), opacity=opacity, cmap=cmap)
 
     def panel(self, method: str | Sequence[str] = "gradcam", *, opacity: Opacity = 0.4, cmap: str = "jet", **options):
-        """A figure of the first picture: itself, and for each method its heat with a colour bar and its overlay."""
-        names = [method] if isinstance(method, str) else list(method)
-        first = (lambda x: x) if self.single else (lambda x: x[0])
-        heats = {methods.title(name): first(self.heatmap(name, **options)) for name in names}
-        return render.panel(first(self.picture), heats, title=self.title(), opacity=opacity, cmap=cmap)
+        """A figure of the first picture: itself, and under the heat of each method, with a colour bar."""
+        names, first = [method] if isinstance(method, str) else list(method), slice(None) if self.single else 0
+        drawn = [self.overlay(name, opacity=opacity, cmap=cmap, **options)[first] for name in names]
+        titles = [methods.title(n) + " (blank)" * bool(np.all(self.blank(n, **options))) for n in names]
+        return render.grid([self.picture[first], *drawn], [self.title(), *titles], cell=3, columns=4, cmap=cmap)
 
     def title(self, index: int = 0) -> str:
         """What the model says of one sample, for a heading: `cat 98 %`; nothing where it is no classifier."""
