@@ -108,7 +108,7 @@ _QUESTIONS = (
     ("share outside", 1.0, "- looks outside the sector, where nothing of the heart is",
      "+ leaves out what is outside the sector"),
     ("tracking in_phase", "tracking shifted", "+ its attention moves in phase with the wall",
-     "- its attention moves against the wall"),
+     "- its attention does not move in phase with the wall"),
     ("consistency neighbours", "consistency shuffled", "+ its attention changes gradually over time",
      "- its attention jumps from frame to frame"),
     ("consistency neighbours", 0.98, "- its attention hardly changes while the heart beats",
