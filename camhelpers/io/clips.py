@@ -116,6 +116,8 @@ def _video(path: Path) -> tuple[Iterator[np.ndarray], dict[str, Any]]:
         raise Unfit("holds no video, only sound or text")
     stream = container.streams.video[0]
     rate = float(stream.average_rate or stream.base_rate or 0)
+    if stream.codec_context.name == "gif" and stream.duration:  # each of its frames may stay for another while
+        rate = float(stream.frames / (stream.duration * stream.time_base))
     about = {"format": path.suffix[1:].upper(), "codec": stream.codec_context.name, "fps": rate}
     pages = (page.to_ndarray(format="rgb24") for page in container.decode(stream))
     return pages, {**about, "stated": stream.frames} if stream.frames else about  # some containers do not say
@@ -151,8 +153,9 @@ def save_clip(path: str | Path, clip: Clip) -> Path:
             from PIL import Image
 
             first, *rest = map(Image.fromarray, frames)
-            wait = max(round(100 / clip.fps), 2) * 10  # GIF counts in hundredths, and browsers slow down below two
-            first.save(temporary, save_all=True, append_images=rest, duration=wait, loop=0)
+            ends = np.rint(np.arange(len(frames) + 1) * 100 / clip.fps)  # GIF counts in hundredths of a second
+            waits = (np.diff(ends).clip(2) * 10).astype(int).tolist()  # and browsers slow down below two
+            first.save(temporary, save_all=True, append_images=rest, duration=waits, loop=0)
         else:
             import av
 

@@ -83,6 +83,8 @@ def test_a_gif_a_folder_an_array_and_a_file_of_it_are_the_same_clip(tmp_path):
     with Image.open(tmp_path / "clip.gif") as image:
         assert [page.info["duration"] for page in ImageSequence.Iterator(image)] == [50] * 12
         assert image.info["loop"] == 0
+    faster = read_clip(save_clip(tmp_path / "clip.gif", Clip(frames / np.float32(255), 40)))
+    assert faster.fps == pytest.approx(40)  # every second frame stays for 20 ms, the others for 30
 
 
 def test_a_written_webm_is_vp9_of_an_even_size_at_the_same_rate(tmp_path):
