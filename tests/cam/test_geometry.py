@@ -12,6 +12,7 @@ from torch import nn
 from camhelpers.cam import geometry as room
 from camhelpers.cam.geometry import effective_offset, geometry, trace, upsample
 from camhelpers.cam.models import import_torchvision
+from camhelpers.cam.nets import SmallResNet
 
 # resizing ------------------------------------------------------------------------------------------------------------
 
