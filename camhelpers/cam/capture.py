@@ -62,12 +62,11 @@ class Capture:
             grads = torch.autograd.grad(score, held, retain_graph=True, allow_unused=True)
         # a layer the score does not reach gets no evidence, and so a blank map
         found = {n: torch.zeros_like(a) if g is None else g for (n, a), g in zip(self.A.items(), grads, strict=True)}
-        for name, gradient in found.items():
-            if not _finite(gradient):
-                raise ValueError(f"The gradient at {name!r} holds NaN or infinite values; use a model in float32.")
-            if not gradient.any():
-                why = "the score does not depend on it, or it is lost, as in the rounding of a quantised layer"
-                warnings.warn(f"The gradient at {name!r} is zero everywhere: {why}.", stacklevel=4)
+        if wrong := [name for name, gradient in found.items() if not _finite(gradient)]:
+            raise ValueError(f"The gradient at {wrong[0]!r} holds NaN or infinite values; use a model in float32.")
+        if lost := [name for name, gradient in found.items() if not gradient.any()]:
+            why = "the score does not depend on it, or it is lost, as in the rounding of a quantised layer"
+            warnings.warn(f"The gradient at {', '.join(lost)} is zero everywhere: {why}.", stacklevel=4)
         for old in list(self._gradients)[: max(0, len(self._gradients) - KEPT + 1)]:
             self._gradients.pop(old, None)  # another thread may have done so
         self._gradients[key] = found

@@ -4,10 +4,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from inspect import signature
 from itertools import combinations
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ from .inputs import Inputs, card_of, prepare
 from .layers import layer_name
 
 Size = Literal["input", "model", "native"]
+ALPHA = 0.7
 
 
 class Heat(NamedTuple):
@@ -32,7 +35,7 @@ class Heat(NamedTuple):
     divided by its maximum there (0 for a blank map).
     """
 
-    heatmap: np.ndarray
+    heatmap: np.ndarray | list[np.ndarray]
     raw: np.ndarray
     clipped_at: np.ndarray | None
     divided_by: np.ndarray
@@ -97,9 +100,10 @@ class Explanation:
     def heatmap(
         self, method: str = "gradcam", *, size: Size = "input", percentile: float = PERCENTILE, normalize: bool = True,
         **options: Any,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray | list[np.ndarray]:  # fmt: skip
         """The heat `(H, W)` or `(Z, Y, X)`, a batch's with `N` before it, as float32 in 0..1 (divided by its maximum).
 
+        Of a batch whose pictures differ in size it is a list, each at its own size.
         `layer`: one of those captured, the last unless given. `target`: another class than the one that was explained.
         `alpha` (0.7): the hybrid's share of Grad-CAM. `size`: "input" is that of the picture or volume, "model" that of
         the network's input, "native" the layer's own. `normalize=False` keeps the method's own scale. A map without
@@ -124,15 +128,27 @@ class Explanation:
         name = self._layer(layer)
         return geometry(self.model, name, self.inputs, self.capture.A[name].shape[2:], measure=measure)
 
-    def heatmaps(self, classes: Sequence[int | str] | Literal["all"] = "all", **options: Any) -> np.ndarray:
+    def heatmaps(self, classes: Sequence[int | str] | Literal["all"] = "all", **options: Any):
         """Heatmaps of several classes on one shared scale, classes first: `(K, H, W)` or `(K, N, H, W)`."""
         chosen = range(len(self.classes)) if isinstance(classes, str) and classes == "all" else classes
         chosen = [chosen] if isinstance(chosen, (str, int)) else chosen
         if len(chosen) == 0:
             raise ValueError("classes is empty; name at least one class, or 'all'.")
-        maps = np.stack([self.heatmap(target=c, normalize=False, **options) for c in chosen])
-        top = maps.max(axis=(0, *range(1 if self.single else 2, maps.ndim)), keepdims=True)
-        return np.divide(maps, top, out=np.zeros_like(maps), where=top > 0)
+        found: list[np.ndarray] = []
+        for k, each in enumerate(chosen):
+            heat = self.heatmap(target=each, normalize=False, **options)
+            parts = heat if isinstance(heat, list) else [heat]
+            if not found:
+                if (needed := len(chosen) * sum(part.nbytes for part in parts)) > psutil.virtual_memory().available:
+                    what = f"The maps of {len(chosen)} classes take {needed / 1e9:.0f} GB, more than is free"
+                    raise ValueError(f"{what}; name fewer classes, or say size='model' or 'native'.")
+                found = [np.empty((len(chosen), *part.shape), part.dtype) for part in parts]
+            for maps, part in zip(found, parts, strict=True):
+                maps[k] = part
+        for maps in found:
+            top = maps.max(axis=(0, *range(1 if self.single or len(found) > 1 else 2, maps.ndim)), keepdims=True)
+            np.divide(maps, top, out=maps, where=top > 0)
+        return found if len(found) > 1 else found[0]
 
     def blank(self, method: str = "gradcam", **options: Any) -> bool | np.ndarray:
         """Whether the map shows no positive evidence at all."""
@@ -140,8 +156,8 @@ class Explanation:
         return bool(top == 0) if self.single else top == 0
 
     @property
-    def picture(self) -> np.ndarray:
-        """What was explained, `(H, W, 3)` in 0..1, or `(N, H, W, 3)` for a batch."""
+    def picture(self) -> np.ndarray | list[np.ndarray]:
+        """What was explained, `(H, W, 3)` in 0..1, or `(N, H, W, 3)` for a batch; a list, where sizes differ."""
         if self.source.pictures is None:
             raise ValueError("This input is no picture; draw its slices with camhelpers.render.overlay.")
         return self.source.pictures[0] if self.single else self.source.pictures
@@ -153,23 +169,36 @@ class Explanation:
             raise ValueError("This input was not read as one volume.")
         return self.source.volumes[0]
 
-    def overlay(self, method: str = "gradcam", *, opacity: Opacity = 0.4, cmap: str = "jet", **options) -> np.ndarray:
+    def overlay(self, method: str = "gradcam", *, opacity: Opacity = 0.4, cmap: str = "jet", **options):
         """The picture under its heat, uint8 `(H, W, 3)` or `(N, H, W, 3)`; 0.4 is 40 % of colour, everywhere."""
-        return render.overlay(self.picture, self.heatmap(method, **options), opacity=opacity, cmap=cmap)
+        draw, heat = partial(render.overlay, opacity=opacity, cmap=cmap), self.heatmap(method, **options)
+        return list(map(draw, self.picture, heat)) if isinstance(heat, list) else draw(self.picture, heat)
 
     def panel(self, method: str | Sequence[str] = "gradcam", *, opacity: Opacity = 0.4, cmap: str = "jet", **options):
-        """A figure of the first picture: itself, and under the heat of each method, with a colour bar."""
-        names, first = [method] if isinstance(method, str) else list(method), slice(None) if self.single else 0
-        drawn = [self.overlay(name, opacity=opacity, cmap=cmap, **options)[first] for name in names]
-        titles = [methods.title(n) + " (blank)" * bool(np.all(self.blank(n, **options))) for n in names]
-        return render.grid([self.picture[first], *drawn], [self.title(), *titles], cell=3, columns=4, cmap=cmap)
+        """A figure of the first picture: itself, and under the heat of each method, with a colour bar.
 
-    def title(self, index: int = 0) -> str:
-        """What the model says of one sample, for a heading: `cat 98 %`; nothing where it is no classifier."""
+        The titles say what was asked where it is not what was predicted, and each map's method, alpha and layer.
+        """
+        first, drawn, titles = slice(None) if self.single else 0, [], []
+        for name in [method] if isinstance(method, str) else method:
+            drawn.append(self.overlay(name, opacity=opacity, cmap=cmap, **options)[first])
+            chosen, blank = methods.method(name), bool(np.ravel(self.blank(name, **options))[0])
+            alpha = f", alpha {options.get('alpha', ALPHA):g}" if "alpha" in chosen.takes else ""
+            where = "at the input" if chosen.forwards else self._layer(options.get("layer"))
+            titles.append(f"{chosen.title}{alpha}\n{where}" + " (blank)" * blank)
+        asked, said = self._asked(options.get("target")), self.title()
+        if said and (callable(asked) or asked[0] != int(self.capture.logits[0].argmax())):
+            what = "a score of its own" if callable(asked) else self.title(0, asked[0])
+            said = f"asked: {what}\npredicted: {said}"
+        return render.grid([self.picture[first], *drawn], [said, *titles], cell=3, columns=4, cmap=cmap)
+
+    def title(self, index: int = 0, chosen: int | None = None) -> str:
+        """What the model says of one sample, or of one class there: `cat 98 %`; nothing where it is no classifier."""
         if not _scores_classes(self.capture.output):
             return ""
         row = probabilities(self.capture.logits[index])
-        return f"{self.classes[int(row.argmax())]} {float(row.max()):.0%}".replace("%", " %")
+        chosen = int(row.argmax()) if chosen is None else chosen
+        return f"{self.classes[chosen]} {float(row[chosen]):.0%}".replace("%", " %")
 
     def __repr__(self) -> str:
         what = self.title() or "one picture" if self.single else f"batch of {len(self.inputs)}"
@@ -177,9 +206,12 @@ class Explanation:
 
     def _map(self, method: str, *, place: Place = "grid", smooth=None, mirrors: Sequence[int] = (-1,), **options):
         """The method's own map, and a function that says where its cells lie at a size, if not on the plain grid."""
+        if wrong := options.keys() - (known := list(signature(self._raw).parameters)[1:]):
+            others = "size, place, smooth, mirrors, percentile and normalize"
+            raise TypeError(f"A heatmap has no option {min(wrong)!r}; it has {', '.join(known)}, {others}.")
         if place not in get_args(Place) or smooth not in (None, "mirror"):
             raise ValueError(f"place is {place!r}, one of {get_args(Place)}, and smooth {smooth!r}, None or 'mirror'.")
-        found, axes = [self._raw(method, **options)], {axis % len(self.source.shape) for axis in mirrors if smooth}
+        found, axes = [self._raw(method, **options)], {axis % (self.inputs.ndim - 2) for axis in mirrors if smooth}
         options["target"] = self._asked(options.get("target"))
         for flipped in (some for n in range(1, len(axes) + 1) for some in combinations(sorted(axes), n)):
             if flipped not in self._mirrored:
@@ -196,7 +228,7 @@ class Explanation:
         return raw, partial(where.centres, place, axes)
 
     def _raw(
-        self, method: str, layer: str | nn.Module | None = None, target: Target = None, alpha: float = 0.7,
+        self, method: str, layer: str | nn.Module | None = None, target: Target = None, alpha: float = ALPHA,
         seed: int | Sequence[int] = 0, samples: int = SAMPLES, spread: float = SPREAD,
     ) -> Tensor:  # fmt: skip
         """The method's own map at the layer's resolution, or at that of the input."""
@@ -205,10 +237,11 @@ class Explanation:
             raise ValueError(f"alpha is {alpha}; it lies between 0 (LayerCAM) and 1 (Grad-CAM).")
         if chosen.forwards:  # one run serves both gradient methods; the last one is kept
             key = (self._asked(target), samples, spread, int(np.ravel(seed)[0]))
-            if key not in self._noise:
+            if (found := self._noise.get(key)) is None:
+                found = noisy_gradients(self.model, self.inputs, *key)
                 self._noise.clear()
-                self._noise[key] = noisy_gradients(self.model, self.inputs, *key)
-            return chosen.function(self._noise[key])
+                self._noise[key] = found
+            return chosen.function(found)
         name = self._layer(layer)
         both = self.capture.A[name], self.capture.gradients(self._asked(target))[name]
         # half precision is for the network; the methods divide and take powers
@@ -231,8 +264,12 @@ class Explanation:
             tops = raw.new_tensor([np.percentile(one.cpu().numpy(), percentile) for one in raw])
             tops = tops.where(tops > 0, raw.flatten(1).amax(1))
             heat = heat.clamp_max_(tops.view(-1, *[1] * (raw.ndim - 1)))
-        heat, divisor = methods.unit_(self._resized(heat, lines, size))
-        return Heat(*(None if x is None else self._out(x) for x in (heat, raw, tops, divisor)))
+        sized = self._resized(heat, lines, size)
+        if isinstance(sized, list):
+            divisor = torch.cat([methods.unit_(one)[1] for one in sized])
+        else:
+            sized, divisor = methods.unit_(sized)
+        return Heat(*(None if x is None else self._out(x) for x in (sized, raw, tops, divisor)))
 
     def _asked(self, target: Target) -> Callable[[Any], Tensor] | tuple[int, ...]:
         """What one call explains: a class for each sample, or a callable; the explanation's own unless given."""
@@ -241,20 +278,25 @@ class Explanation:
             return target
         return tuple(self.capture.classes(resolve_target(target, self.classes if self.card else ())).tolist())
 
-    def _resized(self, heat: Tensor, lines: Any, size: Size) -> Tensor:
+    def _resized(self, heat: Tensor, lines: Any, size: Size) -> Tensor | list[Tensor]:
         if size not in ("input", "model", "native"):
             raise ValueError(f"size is {size!r}; it is 'input' (the picture's), 'model', or 'native' (the layer's).")
         if size == "native":
             return heat
-        if size == "model" or self.source.view is None:
-            shape = self.inputs.shape[2:] if size == "model" else self.source.shape
-            return upsample(heat, shape, lines and lines(shape))
-        top, left, *seen = self.source.view  # what lies outside of a centre crop was never seen: no heat
-        whole = heat.new_zeros(len(heat), *self.source.shape)
-        whole[:, top : top + seen[0], left : left + seen[1]] = upsample(heat, seen, lines and lines(seen))
-        return whole
+        shapes = [self.inputs.shape[2:]] if size == "model" else self.source.shapes
+        parts, found = [heat] if len(shapes) == 1 else heat.split(1), []
+        if size == "model" or self.source.views is None:
+            found = [upsample(part, shape, lines and lines(shape)) for part, shape in zip(parts, shapes, strict=True)]
+        else:
+            for part, shape, (top, left, *seen) in zip(parts, shapes, self.source.views, strict=True):
+                found.append(part.new_zeros(len(part), *shape))  # what a centre crop cut off was never seen: no heat
+                box = found[-1][:, top : top + seen[0], left : left + seen[1]]
+                box.copy_(upsample(part, seen, lines and lines(seen)))
+        return found if len(found) > 1 else found[0]
 
-    def _out(self, x: Tensor) -> np.ndarray:
+    def _out(self, x: Tensor | list[Tensor]) -> np.ndarray | list[np.ndarray]:
+        if isinstance(x, list):
+            return [one[0].detach().float().cpu().numpy() for one in x]
         array = x.detach().float().cpu().numpy()
         return array[0] if self.single else array
 

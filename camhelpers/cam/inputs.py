@@ -17,15 +17,15 @@ from .cards import Card
 class Inputs:
     """The tensor `(N, C, *spatial)` for the model, and what it was made from.
 
-    `shape` is that of the pictures or volumes, which heat is brought back to; `pictures` are `(N, H, W, 3)` in 0..1;
-    `view` is the box (top, left, height, width) of them that the model saw, None for all.
+    `shapes` are those of the pictures or volumes, which heat is brought back to: one, or where they differ one for
+    each. `pictures` are `(H, W, 3)` in 0..1; `views` the boxes (top, left, height, width) of them that the model saw.
     """
 
     tensor: Tensor
-    shape: tuple[int, ...]
+    shapes: list[tuple[int, ...]]
     single: bool = False
-    pictures: np.ndarray | None = None
-    view: tuple[int, int, int, int] | None = None
+    pictures: Sequence[np.ndarray] | None = None
+    views: list[tuple[int, int, int, int]] | None = None
     volumes: list[Volume] = field(default_factory=list)
 
 
@@ -42,10 +42,10 @@ def prepare(model: nn.Module, inputs: Any, size: Literal["model", "native"] = "m
     """Prepare one picture or volume, a list of them, or a tensor `(N, C, *spatial)`, which is taken as ready."""
     if size not in ("model", "native"):
         raise ValueError(f"size is {size!r}; it is 'model' (that of the model's card) or 'native' (the volume's own).")
-    device = next((p.device for p in model.parameters() if p.is_floating_point()), torch.device("cpu"))
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
     if isinstance(inputs, Tensor):
         pictures = _as_pictures(inputs, getattr(model, "card", None))
-        return Inputs(inputs.to(device), tuple(inputs.shape[2:]), pictures=pictures)
+        return Inputs(inputs.to(like.device), [tuple(inputs.shape[2:])], pictures=pictures)
     card = card_of(model)
     single = not isinstance(inputs, (list, tuple))
     if isinstance(inputs, np.ndarray):  # an array (Z, Y, X, 3) is one volume in colour
@@ -54,25 +54,26 @@ def prepare(model: nn.Module, inputs: Any, size: Literal["model", "native"] = "m
     if len(given) == 0:
         raise ValueError("There is no picture or volume to explain; give at least one.")
     make = _from_volumes if len(card.size) == 3 else _from_pictures
-    return make(given, card, single, device, size)
+    return make(given, card, single, like, size)
 
 
-def _from_pictures(given: Sequence[Any], card: Card, single: bool, device: torch.device, size: str) -> Inputs:
+def _from_pictures(given: Sequence[Any], card: Card, single: bool, like: Tensor, size: str) -> Inputs:
     pictures = [read_image(source) for source in given]
-    x = torch.stack([card.prepare(picture) for picture in pictures])
-    if len({picture.shape for picture in pictures}) > 1:  # mixed sizes: shown as the model saw them
-        return Inputs(x.to(device), tuple(x.shape[2:]), single, _as_pictures(x, card))
-    shape = pictures[0].shape[:2]
-    return Inputs(x.to(device), shape, single, np.stack(pictures), card.view(*shape))
+    x = torch.stack([card.prepare(picture) for picture in pictures]).to(like)
+    shapes = [picture.shape[:2] for picture in pictures]
+    if len(set(shapes)) == 1:
+        pictures, shapes = np.stack(pictures), shapes[:1]
+    return Inputs(x, shapes, single, pictures, [card.view(*shape) for shape in shapes])
 
 
-def _from_volumes(given: Sequence[Any], card: Card, single: bool, device: torch.device, size: str) -> Inputs:
+def _from_volumes(given: Sequence[Any], card: Card, single: bool, like: Tensor, size: str) -> Inputs:
     volumes = [read_volume(source, orientation=card.orientation) for source in given]
-    shapes = {volume.data.shape for volume in volumes}
+    shapes = [volume.data.shape for volume in volumes]
+    shapes = shapes[:1] if len(set(shapes)) == 1 else shapes
     if size == "native" and len(shapes) > 1:
         raise ValueError("The volumes differ in size; explain them one by one, or at the model's size.")
-    x = torch.stack([card.prepare_volume(volume.data, size) for volume in volumes])
-    return Inputs(x.to(device), shapes.pop() if len(shapes) == 1 else tuple(x.shape[2:]), single, volumes=volumes)
+    x = torch.stack([card.prepare_volume(volume.data, size) for volume in volumes]).to(like)
+    return Inputs(x, shapes, single, volumes=volumes)
 
 
 def _as_pictures(x: Tensor, card: Card | None) -> np.ndarray | None:

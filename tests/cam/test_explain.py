@@ -45,9 +45,6 @@ def test_a_batch_of_pictures_equals_its_singles(net, stack):
     pictures = [picture(48, 80, seed) for seed in range(3)]
     together = ch.explain(net, stack(pictures), layers=["layer2", "layer4"])
     assert together.heatmap().shape == (3, 48, 80) and together.overlay().shape == (3, 48, 80, 3)
-    mixed = ch.explain(net, [pictures[0], picture(90, 30)])  # no common size: as the model saw them
-    assert mixed.heatmap().shape == (2, 64, 64) and mixed.picture.shape == (2, 64, 64, 3)
-    np.testing.assert_allclose(mixed.picture[0], cv2.resize(pictures[0], (64, 64)), atol=0.1)
     for i, one in enumerate(pictures):
         alone = ch.explain(net, one, layers=["layer2", "layer4"])
         assert (together.label[i], together.title(i)) == (alone.label, alone.title())
@@ -57,6 +54,30 @@ def test_a_batch_of_pictures_equals_its_singles(net, stack):
             seed = 7 + i if name == "random" else 7  # only the control's seeds count up over a batch
             b = alone.heatmap(name, layer="layer2", target=2, seed=seed, samples=2)
             np.testing.assert_allclose(a, b, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+def test_pictures_of_different_sizes_come_back_each_at_its_own(tiny_net, fit):
+    net, pictures = tiny_net(fit=fit), [picture(48, 80), picture(90, 70, 1)]
+    mixed, alone = ch.explain(net, pictures, target=1), [ch.explain(net, one, target=1) for one in pictures]
+    heat, maps = mixed.heat("layercam", place="geometric"), mixed.heatmaps([1, 2])
+    for i, one in enumerate(alone):
+        np.testing.assert_allclose(mixed.heatmap("hybrid")[i], one.heatmap("hybrid"), atol=1e-4)
+        np.testing.assert_allclose(mixed.heatmap(normalize=False)[i], one.heatmap(normalize=False), atol=1e-5)
+        np.testing.assert_allclose(heat.heatmap[i], one.heatmap("layercam", place="geometric"), atol=1e-4)
+        np.testing.assert_allclose(maps[i], one.heatmaps([1, 2]), atol=1e-4)
+        assert mixed.overlay()[i].shape == mixed.picture[i].shape == pictures[i].shape
+    assert mixed.heatmap(size="model").shape == (2, 64, 64) and mixed.blank().tolist() == [one.blank() for one in alone]
+    assert len(mixed.panel().axes[0].images[0].get_array()) == 48
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_models_of_other_precisions_are_fed_in_their_own(tiny_net, cube, dtype):
+    for dims, given in ((2, picture()), *([(3, cube())] if dtype == torch.float64 else [])):
+        ex, expected = (ch.explain(net, given, target=0) for net in (tiny_net(dims).to(dtype), tiny_net(dims)))
+        assert ex.inputs.dtype == dtype and ex.heatmap("layercam").dtype == np.float32
+        assert np.abs(ex.heatmap("layercam") - expected.heatmap("layercam")).mean() < 0.03
+    np.testing.assert_allclose(ex.probabilities, ch.predict(ex.model, [given])[0], atol=1e-3)
 
 
 def test_tensors_need_no_card_and_no_square():
@@ -183,8 +204,13 @@ def test_overlay_and_panel(net):
     assert ex.overlay(opacity=0).tolist() == np.round(ex.picture * 255).astype(np.uint8).tolist()
     drawn = ch.render.colour(ex.heatmap("layercam", target=2), "hot")
     assert np.array_equal(ex.overlay("layercam", target=2, opacity=1, cmap="hot"), drawn)
-    titles = [axes.get_title() for axes in ex.panel(["gradcam", "hybrid"], alpha=0.2).axes]
-    assert [title.removesuffix(" (blank)") for title in titles] == [ex.title(), "Grad-CAM", "Hybrid", ""]
+    other = int(ex.logits.argmin())
+    figure = ex.panel(["gradcam", "hybrid", "vargrad"], alpha=0.2, target=other)
+    titles = [axes.get_title().removesuffix(" (blank)") for axes in figure.axes]
+    said = f"asked: {ex.title(0, other)}\npredicted: {ex.title()}"
+    assert titles == [said, "Grad-CAM\nlayer2", "Hybrid, alpha 0.2\nlayer2", "VarGrad\nat the input", ""]
+    assert ex.panel(target=ex.label).axes[0].get_title() == ex.title()
+    assert ex.panel(target=lambda out: out[0]).axes[0].get_title().startswith("asked: a score of its own\npredicted")
     batch = ch.explain(net, [picture(seed=0), picture(seed=1)])
     assert batch.title(0) in [axes.get_title() for axes in batch.panel().axes]
 
@@ -219,5 +245,5 @@ def test_a_volume_is_resampled_for_the_model_and_explained_on_its_own_grid(tiny_
     np.testing.assert_allclose(colour.probabilities, ex.probabilities, rtol=1e-4)
     both = ch.explain(net, np.stack([volume, volume[::-1]]), layers=["layer1", "layer4"])
     np.testing.assert_allclose(both.heatmap("layercam")[0], ex.heatmap("layercam"), atol=1e-5)
-    mixed = ch.explain(net, [volume, volume[:6]])  # no common grid: as the model saw them
-    assert mixed.heatmap().shape == (2, 16, 32, 32)
+    mixed = ch.explain(net, [volume, volume[:6]])
+    assert [heat.shape for heat in mixed.heatmap()] == [volume.shape, (6, 40, 24)]

@@ -188,4 +188,4 @@ def test_a_method_of_ones_own_works_everywhere_with_one_registration(monkeypatch
     heat, full, half = ex.heatmap("plain"), *(ex.heatmap("plain", alpha=a, normalize=False) for a in (1, 0.5))
     assert heat.shape == (50, 70) and heat.min() == 0 and heat.max() == 1
     np.testing.assert_allclose(full, 2 * half, rtol=1e-5)
-    assert "Plain" in [axes.get_title() for axes in ex.panel("plain").axes] and "plain" in cams()
+    assert "Plain, alpha 0.7\nlayer3" in [axes.get_title() for axes in ex.panel("plain").axes] and "plain" in cams()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from camhelpers import Card, capture, explain, layer_name, load_model, predict, save_model
+from camhelpers import Card, capture, explain, layer_name, load_model, predict, register, save_model
 from camhelpers.cam.capture import resolve_target
 from camhelpers.cam.gradients import noisy_gradients
 from camhelpers.cam.methods import variants
@@ -125,6 +125,10 @@ REFUSALS = [
     (lambda n: predict(n, []), V, "no picture to predict"),
     (lambda n: predict(BARE, [PICTURE]), T, "no card .* load_model"),
     (lambda n: explain(n, PICTURE).heatmap("smothgrad"), V, "no method 'smothgrad'; choose one of gradcam,.*vargrad"),
+    (lambda n: explain(n, PICTURE).blank(alfa=1), T, "no option 'alfa'; it has layer, target, alpha, .*normalize"),
+    (lambda n: explain(load_model(SmallResNet(10**6, widths=(4,) * 4)), np.zeros((1500, 2000, 3))).heatmaps(),
+     V, "maps of 1000000 classes take 12000 GB, more than is free; name fewer"),
+    (lambda n: register("gradcam")(lambda A, G: A), V, "'gradcam' is the name of a built-in method; register"),
     (lambda n: explain(n, PICTURE).heatmap("hybrid", alpha=1.1), V, "alpha is 1.1; it lies between"),
     (lambda n: explain(n, PICTURE).heatmap(size="full"), V, "size is 'full'; it is 'input'"),
     (lambda n: explain(n, PICTURE).heatmap(place="true"), V, "place is 'true', one of .'grid', 'geom"),
