@@ -277,7 +277,7 @@ class _Run:
         export.write_nifti(f"{stem}_{method}_heatmap.nii.gz", heat, volume)
         np.save(f"{stem}_{method}_raw.npy", raw)
         share = f"heat (share of {f'percentile {s.percentile:g}' if gradient else 'the maximum'})"
-        figure = planes.preview(volume, heat, mask=mask, cmap=s.cmap, opacity=s.opacity, title=title, label=share)
+        figure = planes.preview(volume, heat, mask=mask, cmap=s.cmap, opacity="heat", title=title, label=share)
         render.save(figure, f"{look}{'' if method == s.methods[0] else f'_{method}'}_combined.png")
         return about
 

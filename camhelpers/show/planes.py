@@ -14,6 +14,7 @@ from .. import render
 from ..cam import methods
 from ..evaluate import localisation
 from ..files import atomic
+from .views import AXES, SEEN, View, planes_through, views
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from ..io.volumes import Volume
 
 Array, Spacing = np.ndarray, Sequence[float] | None
-AXES = tuple(f"{name} {letter}" for name, letter in zip(localisation.AXES, "zyx", strict=True))
-SEEN = ((1, 2), (0, 2), (1, 0))  # the axes that run down and across in the planes across z, y and x
 
 
 class Scale(NamedTuple):
@@ -49,26 +48,24 @@ def hottest(heat: Array) -> tuple[int, int, int]:
     return tuple(int(i) for i in np.unravel_index(np.argmax(heat), heat.shape))
 
 
-def planes_through(volume: Array, point: Sequence[int]) -> tuple[Array, Array, Array]:
-    """The planes through a voxel `(z, y, x)`: across z `(Y, X)`, across y `(Z, X)` and across x `(Y, Z)`; no copies."""
-    z, y, x = point
-    return volume[z], volume[:, y], volume[:, :, x].T
-
-
 def rgb(grey: Array) -> Array:
     """A grey plane in three equal channels."""
     return np.repeat(np.asarray(grey, dtype=np.float32)[..., None], 3, axis=-1)
 
 
-def arrange(extent: Sequence[float], width: float, height: float, gap: tuple[float, float]) -> list[tuple[float, ...]]:
+def arrange(
+    extent: Sequence[float], width: float, height: float, gap: tuple[float, float], seen: Sequence[View] = ()
+) -> list[tuple[float, ...]]:
     """Boxes `(left, top, width, height)` for the planes across z, y and x, with gaps across and down.
 
     In a row, or the plane across y beside the other two; whichever shows the smallest plane larger.
     """
-    (z, y, x), (across, down) = extent, gap
-    scale = min((width - 2 * across) / (2 * x + z), height / max(y, z))
-    sizes = ((x * scale, y * scale), (x * scale, z * scale), (z * scale, y * scale))
-    row = [(place * (x * scale + across), 0.0, *size) for place, size in enumerate(sizes)]
+    (z, y, x), (across, down), seen = extent, gap, seen or views()
+    sizes = np.array([(extent[view.across], extent[view.down]) for view in seen], float)
+    sizes *= min((width - 2 * across) / sizes[:, 0].sum(), height / sizes[:, 1].max())
+    row = [(float(sizes[:n, 0].sum() + n * across), 0.0, *map(float, size)) for n, size in enumerate(sizes)]
+    if [view[:2] for view in seen] != list(SEEN):
+        return row
     wide = max(x, z) / (2 * y)  # the width of the stacked planes for each unit of their height
     tall = min(height, (width - across + down * wide) / (x / z + wide))
     scale, left = (tall - down) / (2 * y), tall * x / z + across
@@ -88,10 +85,10 @@ def scale_bar(extent: float, unit: str) -> tuple[float, str]:
     return length, f"{length * 1000:g} µm" if unit == "mm" and length < 0.1 else f"{length:g} {unit}"
 
 
-def plane_title(axis: int, index: int, scale: Scale) -> str:
-    """Where a plane lies, in words: in mm, the middle of its voxels from the volume's edge."""
+def plane_title(axis: int, index: int, scale: Scale, name: str = "") -> str:
+    """Where a plane lies, in words: counted from 1, and in mm, the middle of its voxels from the volume's edge."""
     where = f" ({(index + 0.5) * scale.steps[axis]:.2f} mm)" if scale.unit == "mm" else ""
-    return f"{AXES[axis]} {index}{where}"
+    return f"{name or AXES[axis]} {index + 1}{where}"
 
 
 def lesion_key(cell: Any, **options: Any) -> None:
@@ -104,13 +101,16 @@ def lesion_key(cell: Any, **options: Any) -> None:
 
 
 def _sheet(
-    figure: "Figure", scale: Scale, boxes: Sequence[tuple[float, ...]], planes: Iterable[tuple], *,
-    opacity: float = 0.4, cmap: str = "jet", title: str = "", label: str = render.HEAT,
+    figure: "Figure", scale: Scale, boxes: Sequence[tuple[float, ...]], planes: Iterable[tuple], seen: Sequence[View],
+    *, opacity: render.Opacity = 0.4, cmap: str = "jet", title: str = "", label: str = render.HEAT,
 ) -> None:  # fmt: skip
-    """Fill a figure with planes `(axis, title, grey, heat, mask)` in their boxes, scale bars and a colour bar."""
+    """Fill a figure with planes `(axis, title, grey, heat, mask)` in their boxes, scale bars and a colour bar.
+
+    The colours of the bar are those that the heat has over mid-grey.
+    """
     from matplotlib.patheffects import withStroke
 
-    left, top, right, below = 0.35, 0.75 if title else 0.35, 1.0, 0.35
+    left, top, right, below = 0.35, 0.75 + 0.25 * title.count("\n") if title else 0.35, 1.0, 0.35
     wide, tall = (max(box[side] + box[side + 2] for box in boxes) for side in (0, 1))
     tall = max(tall, 2.4)  # as much as the colour bar's label needs
     whole = np.array([left + wide + right, top + tall + below])
@@ -119,86 +119,116 @@ def _sheet(
     for box, (axis, words, grey, heat, mask) in zip(boxes, planes, strict=True):
         place = np.array([left + box[0], whole[1] - top - box[1] - box[3], box[2], box[3]])
         cell = figure.add_axes(tuple(place / whole[[0, 1, 0, 1]]))
-        (down, across), picture = SEEN[axis], render.overlay(rgb(grey), heat, opacity=opacity, cmap=cmap)
+        (down, across, turned, name, letters), picture = seen[axis], rgb(grey)
+        if heat is not None:
+            picture = render.overlay(picture, heat, opacity=opacity, cmap=cmap)
         x, y = scale.extent[[across, down]]
         render.show(cell, picture, words, aspect="auto", interpolation="auto", extent=(0, x, y, 0))
-        cell.set_xlabel(AXES[across], labelpad=2), cell.set_ylabel(AXES[down], labelpad=2)
+        if name == AXES[axis]:
+            cell.set_xlabel(AXES[across], labelpad=2), cell.set_ylabel(AXES[down], labelpad=2)
+        ink = {"color": "w", "path_effects": thin, "transform": cell.transAxes}
+        for letter, place, ha, va in zip(letters, ((0.015, 0.5), (0.985, 0.5), (0.5, 0.985), (0.5, 0.015)),
+                                         ("left", "right", *["center"] * 2),
+                                         (*["center"] * 2, "top", "bottom"), strict=False):  # fmt: skip
+            cell.text(*place, letter, ha=ha, va=va, fontsize=11, **ink)
+        if not (letters or len(figure.axes) > 1):
+            cell.text(0.01, 0.02, "orientation unknown", fontsize=8, **ink)
         if mask is not None and mask.any() and min(mask.shape) > 1:
-            rows, columns = ((np.arange(n) + 0.5) * scale.steps[a] for n, a in zip(mask.shape, SEEN[axis], strict=True))
+            rows, columns = ((np.arange(len(m)) + 0.5) * scale.steps[a] for m, a in ((mask, down), (mask.T, across)))
             lines = cell.contour(columns, rows, mask, levels=[0.5], colors="white", linewidths=1.1)
             lines.set_path_effects(thin)
             if not any(other.get_legend() for other in figure.axes):
-                lesion_key(cell)
+                lesion_key(cell, loc="lower left" if letters else "upper left")
         length, words = scale_bar(x, scale.unit)
-        end, floor, above = x * (1 - 0.12 / box[2]), y * (1 - 0.12 / box[3]), y * (1 - 0.18 / box[3])  # off the corner
-        cell.plot([end - length, end], [floor] * 2, "w", linewidth=2.5, solid_capstyle="butt", path_effects=thick)
-        cell.text(end - length / 2, above, words, color="w", fontsize=10, ha="center", va="bottom", path_effects=thin)
-        cell.set(xlim=(0, x), ylim=(y, 0))
+        end, long = 1 - 0.12 / box[2], length / x  # off the corner
+        cell.plot([end - long, end], [0.12 / box[3]] * 2, "w", linewidth=2.5, solid_capstyle="butt",
+                  path_effects=thick, transform=cell.transAxes)  # fmt: skip
+        cell.text(end - long / 2, 0.18 / box[3], words, fontsize=10, ha="center", va="bottom", **ink)
+        cell.set(xlim=(x, 0) if turned[1] else (0, x), ylim=(0, y) if turned[0] else (y, 0))
     bar = figure.add_axes((1 - (right - 0.15) / whole[0], below / whole[1], 0.16 / whole[0], tall / whole[1]))
-    render.colour_bar(figure, None, cmap, label, cax=bar)
+    ramp, grey = np.linspace(1, 0, 256, dtype=np.float32)[:, None], np.full((256, 1, 3), 0.5, np.float32)
+    bar.imshow(render.overlay(grey, ramp, opacity=opacity, cmap=cmap), aspect="auto", extent=(0, 1, 0, 1))
+    bar.set(xticks=[], yticks=[0, 0.25, 0.5, 0.75, 1], ylabel=label)
+    bar.yaxis.tick_right(), bar.yaxis.set_label_position("right"), bar.spines[:].set_visible(False)
     if title:
         figure.suptitle(title, y=1 - 0.08 / whole[1], va="top", parse_math=False)  # names of files hold $ too
 
 
-def _three_planes(scale: Scale, *parts: Sequence, **look: Any) -> "Figure":
+def _three_planes(scale: Scale, seen: list[View], *parts: Sequence, **look: Any) -> "Figure":
     import matplotlib.pyplot as plt
 
-    figure, boxes = plt.figure(layout="none"), arrange(scale.extent, 8.8, 4.0, (0.45, 0.72))
-    _sheet(figure, scale, boxes, zip(range(3), *parts, strict=True), **look)
+    figure, boxes = plt.figure(layout="none"), arrange(scale.extent, 8.8, 4.0, (0.45, 0.72), seen)
+    _sheet(figure, scale, boxes, zip(range(3), *parts, strict=True), seen, **look)
     return figure
 
 
 def orthogonal(
     volume: Array, heat: Array, point: Sequence[int] | None = None, spacing: Spacing = None, *,
-    mask: Array | None = None, **look: Any,
+    mask: Array | None = None, orientation: str | None = None, **look: Any,
 ) -> "Figure":  # fmt: skip
-    """Three planes through a voxel `(z, y, x)`, the hottest unless given, under heat, with cross-hairs and the mask."""
+    """Three planes through a voxel `(z, y, x)`, the hottest unless given, under heat, with cross-hairs and the mask.
+
+    Radiological, where `orientation` is known: the directions that x, y and z run to, such as "LPS".
+    """
     from matplotlib.patheffects import withStroke
 
     scale = checked(volume, heat, spacing, mask)
     point = hottest(heat) if point is None else point
-    titles = [plane_title(axis, place, scale) for axis, place in enumerate(point)]
-    outlines = [None] * 3 if mask is None else planes_through(mask, point)
-    figure = _three_planes(scale, titles, planes_through(volume, point), planes_through(heat, point), outlines, **look)
+    seen = views(orientation)
+    titles = [plane_title(axis, place, scale, seen[axis].name) for axis, place in enumerate(point)]
+    outlines = [None] * 3 if mask is None else planes_through(mask, point, seen)
+    greys, warms = planes_through(volume, point, seen), planes_through(heat, point, seen)
+    figure = _three_planes(scale, seen, titles, greys, warms, outlines, **look)
     here = (np.array(point) + 0.5) * scale.steps
     line = {"color": "white", "linewidth": 0.9, "path_effects": [withStroke(linewidth=2, foreground="#00000088")]}
-    for cell, seen in zip(figure.axes, SEEN, strict=False):
-        (y, x), (tall, wide) = here[list(seen)], scale.extent[list(seen)]
+    for cell, (down, across, *_) in zip(figure.axes, seen, strict=False):
+        (y, x), (tall, wide) = here[[down, across]], scale.extent[[down, across]]
         clear = 0.05 * max(tall, wide)  # what is looked at stays free; what lies beyond an edge is clipped
         for x_ends, y_ends in (((0, x - clear), (0, y - clear)), ((x + clear, wide), (y + clear, tall))):
             cell.plot(x_ends, (y, y), **line), cell.plot((x, x), y_ends, **line)
     return figure
 
 
-def projections(volume: Array, heat: Array, spacing: Spacing = None, *, mask: Array | None = None, **look) -> "Figure":
+def projections(
+    volume: Array, heat: Array, spacing: Spacing = None, *, mask: Array | None = None, orientation: str | None = None,
+    **look: Any,
+) -> "Figure":  # fmt: skip
     """Maximum projections of heat and mask along each axis, over mean projections stretched to their own contrast."""
     scale = checked(volume, heat, spacing, mask)
-    greys, heats, masks = [], [], []
-    for axis in range(3):
+    greys, heats, masks, seen = [], [], [], views(orientation)
+    for axis, view in enumerate(seen):
         flat = [volume.mean(axis, dtype=np.float64), heat.max(axis), None if mask is None else mask.max(axis)]
-        grey, warm, inside = (p.T if axis == 2 and p is not None else p for p in flat)  # depth runs down across x too
+        grey, warm, inside = (None if p is None else view.lay(p.T if axis == 2 else p, axis) for p in flat)
         low, high = np.percentile(grey, (0.5, 99.5))
         greys.append(((grey - low) / ((high - low) or 1)).clip(0, 1))
         heats.append(warm), masks.append(inside)
-    return _three_planes(scale, [f"maximum along {letter}" for letter in "zyx"], greys, heats, masks, **look)
+    words = [view.name if orientation else f"along {'zyx'[axis]}" for axis, view in enumerate(seen)]
+    return _three_planes(scale, seen, [f"maximum, {word}" for word in words], greys, heats, masks, **look)
 
 
-def preview(volume: "Volume", heat: Array, *, mask: Array | None = None, **look: Any) -> "Figure":
-    """Up to six slices under their heat, counted from 1 as in ImageJ; most are where most of the heat is."""
+def preview(volume: "Volume", heat: Array, *, mask: Array | None = None, title: str = "", **look: Any) -> "Figure":
+    """Up to six slices, bare and under their heat, counted from 1 as in ImageJ; most are where most of the heat is."""
     from matplotlib.figure import Figure
 
     scale = checked(volume.data, heat, volume.spacing if volume.source.get("spacing_known") else None, mask)
-    _, y, x = scale.extent
-    wide, tall = min(4.0, 3.2 * x / y), min(4.0 * y / x, 3.2)  # inches
+    seen = views(volume.source.get("orientation"), volume.source.get("modality") != "OPT")
+    y, x = scale.extent[[seen[0].down, seen[0].across]]
+    wide, tall = min(2.9, 2.9 * x / y), min(2.9 * y / x, 2.9)  # inches
     columns, rows = max(wide, 1.5) + 0.45, max(tall, 0.6) + 0.72  # room for titles and names
     share = heat.sum(axis=(1, 2), dtype=np.float64)
     reached = (share if share.any() else share + 1).cumsum()
     shown = np.unique(np.searchsorted(reached, ((np.arange(6) + 0.5) / 6 - 1e-9) * reached[-1]))
-    boxes = [(number % 3 * columns, number // 3 * rows, wide, tall) for number in range(len(shown))]
-    masks = [None] * len(heat) if mask is None else mask
-    planes = [(0, f"slice {z + 1} of {len(heat)}", volume.data[z], heat[z], masks[z]) for z in shown]
+    boxes = [(number % 4 * columns, number // 4 * rows, wide, tall) for number in range(2 * len(shown))]
+    masks, planes, what = [None] * len(heat) if mask is None else mask, [], seen[0].letters and f"{seen[0].name} "
+    for z in shown:
+        grey, warm, inside = (None if p is None else seen[0].lay(p, 0) for p in (volume.data[z], heat[z], masks[z]))
+        planes += [(0, f"{what or ''}slice {z + 1} of {len(heat)}", grey, None, None), (0, "", grey, warm, inside)]
+    if title:
+        sizes = f"voxels of {' x '.join(f'{n:.3g}' for n in scale.steps)} mm (z, y, x)" if scale.unit == "mm" else ""
+        low, high = volume.window
+        title += f"\nwindow {low:g} to {high:g}, {sizes or 'size of the voxels unknown'}"
     figure = Figure(dpi=150, layout="none")  # not through pyplot, whose state threads would share
-    _sheet(figure, scale, boxes, planes, **look)
+    _sheet(figure, scale, boxes, planes, seen, title=title, **look)
     return figure
 
 

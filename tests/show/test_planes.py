@@ -29,7 +29,7 @@ def closed():
 
 
 def shown(figure) -> list[np.ndarray]:
-    return [axes.get_images()[0].get_array() for axes in figure.axes if axes.get_images()]
+    return [axes.get_images()[0].get_array() for axes in figure.axes[:-1]]  # the last is the colour bar
 
 
 @pytest.mark.parametrize("spacing", [OCT, (1, 1, 1), (5, 1, 1), (1, 3, 2), None])
@@ -58,18 +58,20 @@ def test_the_planes_figure_shows_the_overlay_and_says_where_it_is():
     assert all(np.array_equal(a, render.colour(b, "hot")) for a, b in zip(shown(figure), planes, strict=True))
     assert figure.get_suptitle() == "of $ and _" and len(figure.axes[0].collections) == 1
     titles = [axes.get_title() for axes in figure.axes[:3]]
-    assert titles == ["slice z 2 (2.50 mm)", "depth y 3 (0.88 mm)", "width x 4 (2.70 mm)"]
+    assert titles == ["slice z 3 (2.50 mm)", "depth y 4 (0.88 mm)", "width x 5 (2.70 mm)"]
     assert [(axes.get_ylabel(), axes.get_xlabel()) for axes in figure.axes[:3]] == [
         ("depth y", "width x"), ("slice z", "width x"), ("depth y", "slice z")
     ]  # fmt: skip
     bar, *cross = figure.axes[0].get_lines()
-    assert [text.get_text() for text in figure.axes[0].texts] == ["1 mm"] and np.ptp(bar.get_xdata()) == 1
+    assert [text.get_text() for text in figure.axes[0].texts] == ["orientation unknown", "1 mm"]
+    long, wide = np.ptp(bar.get_xdata()), OCT[2] * 10
+    assert long * wide == pytest.approx(1)
     x, y = 4.5 * OCT[2], 3.5 * OCT[1]
     assert all(set(line.get_xdata()) == {x} or set(line.get_ydata()) == {y} for line in cross) and len(cross) == 4
     assert all(np.hypot(line.get_xdata() - x, line.get_ydata() - y).min() > 0.2 for line in cross), "the voxel is free"
     hottest = p.orthogonal(VOLUME, HEAT)
-    assert hottest.axes[0].get_title() == f"slice z {np.argwhere(HEAT.max() == HEAT)[0][0]}"
-    assert hottest.axes[0].texts[0].get_text() == "2 voxels"
+    assert hottest.axes[0].get_title() == f"slice z {np.argwhere(HEAT.max() == HEAT)[0][0] + 1}"
+    assert hottest.axes[0].texts[1].get_text() == "2 voxels"
 
 
 def test_the_projections_figure_lays_maxima_over_means():
@@ -103,18 +105,21 @@ def test_a_preview_shows_slices_where_the_heat_is(tmp_path):
     grey = RNG.random(heat.shape, dtype=np.float32)
     figure = p.preview(read_volume(grey, spacing=(1, 2, 1)), heat, mask=heat > 0, title="eye $_$", label="heat (share)")
     *cells, bar = figure.axes
-    numbers = [int(axes.get_title().removeprefix("slice ").removesuffix(" of 100")) for axes in cells]
+    cells, bare = cells[1::2], cells[::2]
+    numbers = [int(axes.get_title().removeprefix("slice ").removesuffix(" of 100")) for axes in bare]
     assert len(numbers) == 6 and numbers == sorted(set(numbers)) and numbers[0] > 40 and numbers[-1] <= 60
     assert bar.get_ylabel() == "heat (share)" and all(len(axes.collections) == 1 for axes in cells)
-    for picture, number in zip(shown(figure), numbers, strict=True):
+    for plain, picture, number in zip(shown(figure)[::2], shown(figure)[1::2], numbers, strict=True):
         assert np.array_equal(picture, render.overlay(p.rgb(grey[number - 1]), heat[number - 1]))
+        assert np.array_equal(plain, p.rgb(grey[number - 1]))
     with Image.open(render.save(figure, tmp_path / "p.png")) as image:
         assert image.info["dpi"] == pytest.approx((150, 150), abs=0.1)
     box = cells[0].get_window_extent()
     assert box.height == pytest.approx(box.width * 16 / 10, rel=0.01) and box.height <= 3.3 * 150
     assert not plt.get_fignums(), "threads would share pyplot's state"
     few = p.preview(read_volume(VOLUME[:3]), np.zeros((3, 8, 10)))
-    assert len(shown(few)) == 3 and few.axes[0].texts[0].get_text().endswith("voxels")
+    assert len(shown(few)) == 6 and few.axes[0].texts[1].get_text().endswith("voxels")
+    assert "window 0 to 1, voxels of 1 x 2 x 1 mm (z, y, x)" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize(("angle", "right"), [(0, 2), (90, 0), (180, -2), (270, 0)])
@@ -160,3 +165,22 @@ def test_an_animation_is_small_loops_and_holds_every_frame(tmp_path):
         seen = np.asarray(file.convert("RGB"), dtype=float)
         assert file.info["duration"] == 100
     assert np.argmin(np.abs(seen - frames).mean((1, 2, 3))) == 5
+
+
+@pytest.mark.parametrize("stored", ["LPS", "RAS", "LIP", "PIR", "ASL"])
+def test_planes_are_hung_as_radiologists_hang_them_however_they_are_stored(stored):
+    body = np.zeros((7, 8, 9), np.float32)
+    body[5, 6, 7] = 1  # up, back and left in an array that runs to S, P and L
+    axes = {letter: axis for axis, pair in enumerate(("SI", "PA", "LR")) for letter in pair}
+    volume = body.transpose([axes[letter] for letter in stored[::-1]])
+    volume = np.flip(volume, [axis for axis, letter in enumerate(stored[::-1]) if letter in "IAR"])
+    figure = p.orthogonal(volume, volume, None, (1, 1, 1), orientation=stored, opacity=1.0)
+    named = {axes.get_title().split()[0]: axes for axes in figure.axes[:3]}
+    corners = {"axial": (True, False), "coronal": (True, True), "sagittal": (True, True)}  # right of, above the middle
+    letters = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
+    for name, (right, above) in corners.items():
+        cell = named[name]
+        assert "".join(text.get_text() for text in cell.texts[:4]) == letters[name]
+        y, x = np.argwhere(cell.get_images()[0].get_array()[..., 0] == 128)[0] + 0.5  # the hottest of jet is dark red
+        at = cell.transAxes.inverted().transform(cell.transData.transform((x, y)))
+        assert ((at[0] > 0.5), (at[1] > 0.5)) == (right, above)

@@ -52,18 +52,18 @@ def test_each_slider_moves_its_plane_and_the_cross_hairs_in_the_others(viewer, a
 
 
 def test_the_first_state_is_drawn_at_the_hottest_voxel_and_the_button_goes_to_another(viewer):
-    assert viewer.image.value[:3] == b"\xff\xd8\xff" and [s.value for s in viewer.sliders] == [6, 8, 10]
+    assert viewer.image.value[:3] == b"\xff\xd8\xff" and [s.value for s in viewer.sliders] == [7, 9, 11]
     viewer.method.value = "<hot>"
     viewer.hottest.click()
-    assert tuple(s.value for s in viewer.sliders) == tuple(np.argwhere(HEATS["<hot>"] == HEATS["<hot>"].max())[0])
+    assert tuple(s.value - 1 for s in viewer.sliders) == tuple(np.argwhere(HEATS["<hot>"] == HEATS["<hot>"].max())[0])
     assert "heat <b>1.00</b>" in viewer.caption.value
 
 
 def test_the_caption_gives_voxel_millimetres_values_and_escapes_names(viewer):
     said = viewer.caption.value
-    assert said.startswith("Voxel (z 6, y 8, x 10) at (3.25, 1.06, 3.15) mm: Grad-CAM heat <b>1.00</b>")
+    assert said.startswith("Voxel (z 7, y 9, x 11) at (3.25, 1.06, 3.15) mm: Grad-CAM heat <b>1.00</b>")
     assert f"volume {VOLUME[6, 8, 10]:.2f}, inside the lesion." in said
-    viewer.sliders[0].value, viewer.method.value = 0, "<hot>"
+    viewer.sliders[0].value, viewer.method.value = 1, "<hot>"
     said = viewer.caption.value
     assert "outside the lesion" in said and "&lt;hot&gt;" in said and "<hot>" not in said
     assert float(said.split("<b>")[1].split("</b>")[0]) == pytest.approx(HEATS["<hot>"][0, 8, 10], abs=0.008)
