@@ -160,7 +160,7 @@ def draw(seed: int, kind: str | None = None, shape: Sequence[int] = FULL, *, art
         mask = _spoil(frames, regions, kind, stream(seed, _ARTEFACT))
     frames = np.rint(frames * 255) / np.float32(255)
     recipe = {"seed": seed, "kind": kind, "shape": list(shape), "artefact": artefact}
-    return Heart(frames, regions, mask, CLASSES.index(kind), volume(phase, drawn.ejected), drawn.ejected, recipe)
+    return Heart(frames, regions, mask, CLASSES.index(kind), volume(phase, drawn["ejected"]), drawn["ejected"], recipe)
 
 
 def dataset(split: str, n: int, *, kind: str | None = None, start: int = 0, progress: bool = False) -> Hearts:

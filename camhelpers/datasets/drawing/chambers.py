@@ -16,22 +16,13 @@ _FULL = PchipInterpolator([0, 0.05, 0.33, 0.41, 0.58, 0.78, 0.95, 1], [1, 0.97, 
 _OPEN = PchipInterpolator([0, 0.38, 0.45, 0.50, 0.62, 0.78, 0.86, 0.96, 1], [0, 0, 0.9, 1, 0.35, 0.35, 0.8, 0, 0])
 
 REGIONS = ("outside", "sector", "myocardium", "ventricle")  # of the left heart; the sector is all that remains of it
+# The smallest and the largest heart: what it ejects, sizes at its fullest, where it lies, how it is bent.
+_SIZES = {
+    "ejected": (0.35, 0.70), "length": (0.45, 0.52), "width": (0.120, 0.145), "wall": (0.046, 0.060),
+    "apex": (0.14, 0.18), "middle": (0.06, 0.11), "tilt": (-0.02, 0.16), "right": (0.095, 0.125), "bend": (-0.03, 0.03),
+    "wave": (0.0, 6.3),
+}  # fmt: skip
 _BLOOD, _MUSCLE, _THIN = 0.0012, 0.20, 0.11  # the power that they send back; blood is nearly black
-
-
-class Heart(NamedTuple):
-    """One heart: what it ejects, the sizes of its chambers at their fullest, and where it lies in the picture."""
-
-    ejected: float
-    length: float
-    width: float
-    wall: float
-    apex: float
-    middle: float
-    tilt: float
-    right: float
-    bend: float
-    wave: float
 
 
 class Moment(NamedTuple):
@@ -44,11 +35,9 @@ class Moment(NamedTuple):
     blood: np.ndarray
 
 
-def heart(rng: np.random.Generator) -> Heart:
+def heart(rng: np.random.Generator) -> dict[str, float]:
     """A random heart."""
-    low = (0.35, 0.45, 0.120, 0.046, 0.14, 0.06, -0.02, 0.095, -0.03, 0.0)
-    high = (0.70, 0.52, 0.145, 0.060, 0.18, 0.11, 0.16, 0.125, 0.03, 6.3)
-    return Heart(*rng.uniform(low, high).tolist())
+    return dict(zip(_SIZES, rng.uniform(*zip(*_SIZES.values(), strict=True)).tolist(), strict=True))
 
 
 def volume(phase: float | np.ndarray, ejected: float) -> np.ndarray:
@@ -71,10 +60,10 @@ def _stroke(x: np.ndarray, z: np.ndarray, start: tuple, end: tuple, thick: float
     return np.exp(-((x - x0 - t * dx) ** 2 + (z - z0 - t * dz) ** 2) / thick**2)
 
 
-def moment(heart: Heart, x: np.ndarray, z: np.ndarray, phase: float) -> Moment:
+def moment(heart: dict[str, float], x: np.ndarray, z: np.ndarray, phase: float) -> Moment:
     """A heart at the places `x` and `z` `(R, A)` and a phase of its cycle."""
-    _, long, wide, wall, apex, middle, tilt, right, bend, wave = heart
-    v, opened = float(volume(phase, heart.ejected)), float(_OPEN(phase % 1))
+    _, long, wide, wall, apex, middle, tilt, right, bend, wave = heart.values()
+    v, opened = float(volume(phase, heart["ejected"])), float(_OPEN(phase % 1))
     X = (x - middle) * math.cos(tilt) - (z - 0.4) * math.sin(tilt)
     Z = (x - middle) * math.sin(tilt) + (z - 0.4) * math.cos(tilt) + 0.4
 
