@@ -62,11 +62,12 @@ def read_clip(source: str | Path | np.ndarray | Clip, *, fps: float | None = Non
         name, label = place.stem or place.name, str(source)
         if not place.exists():
             raise FileNotFoundError(f"{label} does not exist; name a video, a GIF, a DICOM or a folder of frames.")
+    files = list_images(place) if place and place.is_dir() else []
     with decoding(label):
         if place is None:
             pages, about = source, {"format": "array"}
-        elif place.is_dir():
-            pages, about = map(read_image, list_images(place)), {"format": "frames"}
+        elif files:
+            pages, about = map(read_image, files), {"format": "frames"}
         elif dicom.is_dicom(place):
             pages, about = _dicom(place)
         elif place.suffix.lower() == ".npy":

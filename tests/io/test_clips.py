@@ -1,7 +1,6 @@
 """Clips: what is read is what another reader finds, and what is written can be read and played."""
 
 import importlib.util
-import re
 from pathlib import Path
 
 import av
@@ -113,56 +112,3 @@ def test_a_clip_in_grey_weighs_the_colours():
     assert clip.grey.shape == (12, 48, 64)
     assert np.allclose(clip.grey, cv2.cvtColor(clip.frames.reshape(-1, 64, 3), cv2.COLOR_RGB2GRAY).reshape(12, 48, 64))
     assert read_clip(clip) is clip
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    """One example of everything that is refused."""
-    folder = tmp_path_factory.mktemp("refused")
-    (folder / "empty.mp4").touch()
-    (folder / "words.webm").write_text("no video at all, only words")
-    (folder / "notes.txt").write_text("no clip")
-    whole = write(folder / "whole.mp4", moving(), "libx264", "yuv420p").read_bytes()
-    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
-    write(folder / "one.avi", moving(1), "mjpeg", "yuvj420p")
-    Image.fromarray(moving(1)[0]).save(folder / "still.gif")
-    for i, size in enumerate([(20, 10), (20, 10), (16, 10)]):
-        (folder / "sizes").mkdir(exist_ok=True)
-        Image.new("RGB", size).save(folder / "sizes" / f"{i}.png")
-    (folder / "nothing").mkdir()
-    np.save(folder / "flat.npy", np.zeros((4, 5), np.uint8))
-    np.save(folder / "large.npy", np.full((4, 5, 6), 7.0))
-    np.save(folder / "objects.npy", np.array([{}] * 3), allow_pickle=True)
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "word"),
-    [
-        ("empty.mp4", {}, "cannot be read"),
-        ("words.webm", {}, "cannot be read"),
-        ("cut.mp4", {}, "copy or download it again if it is damaged or truncated"),
-        ("notes.txt", {}, "is no clip that can be read; use .avi"),
-        ("one.avi", {}, "has 1 frame from frame 0 on; a clip has at least 2"),
-        ("still.gif", {}, "has 1 frame from frame 0 on"),
-        ("sizes", {}, "has frames of 20 x 10 and 16 x 10 pixels; save all in one size"),
-        ("nothing", {}, "holds no picture"),
-        ("nowhere.avi", {}, "does not exist; name a video"),
-        ("flat.npy", {}, "has the shape (4, 5); a clip is (T, H, W)"),
-        ("large.npy", {}, "has float64 values from 7.0 to 7.0; use uint8, or floats in 0..1"),
-        ("objects.npy", {}, "cannot be read"),
-        ("whole.mp4", {"fps": 0}, "fps=0"),
-        ("whole.mp4", {"count": 1}, "a count of 2 or more"),
-        ("whole.mp4", {"start": 12}, "has 0 frames from frame 12 on"),
-    ],
-)
-def test_what_is_no_clip_gets_one_clear_sentence(here, name, options, word):
-    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(word)) as caught:
-        read_clip(here / name, **options)
-    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
-
-
-def test_a_clip_is_written_as_webm_or_gif_alone(tmp_path):
-    with pytest.raises(ValueError, match=r"end the name in .webm or .gif"):
-        save_clip(tmp_path / "disc.mp4", read_clip(moving()))
-    assert not list(tmp_path.iterdir())

@@ -2,12 +2,14 @@
 
 import re
 
+import av
 import nibabel
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from camhelpers.io.clips import read_clip, save_clip
 from camhelpers.io.images import list_images, read_image, save_image
 from camhelpers.io.volumes import find_volumes, read_volume
 
@@ -47,6 +49,20 @@ def here(tmp_path_factory, write_series):
         file.write(np.zeros((8, 9), np.uint8))
     Image.new("CMYK", (8, 8)).save(folder / "ink.jpg")
     Image.new("P", (8, 8)).save(folder / "moves.gif")
+    Image.fromarray(BYTES[0]).save(folder / "still.gif")
+    (folder / "empty.mp4").touch()
+    with av.open(str(folder / "whole.mp4"), "w") as file:
+        stream = file.add_stream("libx264", 12)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for grey in range(0, 240, 20):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), grey, np.uint8), "rgb24")))
+        file.mux(stream.encode())
+    (folder / "cut.mp4").write_bytes((folder / "whole.mp4").read_bytes()[:900])
+    for i, size in enumerate([(20, 10), (20, 10), (16, 10)]):
+        (folder / "sizes").mkdir(exist_ok=True)
+        Image.new("RGB", size).save(folder / "sizes" / f"{i}.png")
+    np.save(folder / "flat.npy", BYTES[0])
+    np.save(folder / "large.npy", BYTES * 7.0)
     (folder / "empty").mkdir()
     np.save((folder / "both" / "class").mkdir(parents=True) or folder / "both" / "class" / "a.npy", BYTES)
     np.save(folder / "both" / "b.npy", BYTES)
@@ -91,6 +107,16 @@ FILES = [
     (read_volume, "study/palette", ValueError, "PALETTE COLOR pixels; export it as grey"),
     (find_volumes, "one", FileNotFoundError, "holds no volume; name a volume (.npy"),
     (find_volumes, "both", ValueError, "b.npy beside the class folder class"),
+    (read_clip, "nowhere.avi", FileNotFoundError, "does not exist; name a video"),
+    (read_clip, "empty.mp4", ValueError, "cannot be read"),
+    (read_clip, "words.mp3", ValueError, "is no clip that can be read; use .avi"),
+    (read_clip, "cut.mp4", ValueError, "copy or download it again if it is damaged or truncated"),
+    (read_clip, "still.gif", ValueError, "has 1 frame from frame 0 on; a clip has at least 2"),
+    (read_clip, "sizes", ValueError, "has frames of 20 x 10 and 16 x 10 pixels; save all in one size"),
+    (read_clip, "empty", FileNotFoundError, "itself holds no picture"),
+    (read_clip, "flat.npy", ValueError, "has the shape (6, 7); a clip is (T, H, W)"),
+    (read_clip, "large.npy", ValueError, "has float64 values from 0.0 to 1743.0; use uint8, or floats in 0..1"),
+    (read_clip, "objects.npy", ValueError, "Python objects"),
 ]
 
 
@@ -127,6 +153,10 @@ def test_files(here, capsys, call, name, error, word):
         (lambda _: read_volume(BYTES, window=(0, np.inf)), "two with low below high"),
         (lambda _: read_volume(BYTES, orientation="SPL"), "orientation='SPL'; use three"),
         (lambda _: read_volume(read_volume(BYTES), spacing=(1, 1, 1)), "read already"),
+        (lambda _: read_clip(BYTES, fps=0), "fps=0, start=0 and count=None; use a rate above 0"),
+        (lambda _: read_clip(BYTES, count=1), "a count of 2 or more"),
+        (lambda _: read_clip(BYTES, start=5), "has 0 frames from frame 5 on"),
+        (lambda new: save_clip(new / "disc.mp4", read_clip(BYTES)), "end the name in .webm or .gif"),
     ],
 )
 def test_values(here, call, word):
