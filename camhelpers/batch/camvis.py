@@ -2,6 +2,7 @@
 
     CAMVis/session_<id>/summary.csv
     CAMVis/session_<id>/heatmaps/<split>/class_<name>/<sample>/<sample>_<method>_heatmap.tiff     (and .nii.gz)
+                                                               <sample>_<method>_heat.tiff      (grey, to be measured)
                                                                <sample>_<method>_overlay.tiff, <sample>_<method>_raw.npy
                                                                <sample>_metadata.json
     CAMVis/session_<id>/visualizations/<split>/<sample>_combined.png, <sample>_full_volume_overlay.tiff
@@ -233,6 +234,7 @@ class _Run:
             "model": {"name": ex.card.name, "hash": self.weights, "input": list(ex.inputs.shape[2:])},
             "methods": about, "shape": list(volume.data.shape), "spacing_mm": _spacing(volume),
             "affine": volume.affine, "window": volume.window, "source": volume.source, "settings": asdict(s),
+            "nifti_resampled": volume.grid is None and volume.affine is not None and export.leans(volume.affine),
             "versions": versions("tifffile", "imagecodecs", "nibabel"), "seconds": round(perf_counter() - start, 3),
             "files": {final: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path, final in made.items()},
         }  # fmt: skip
@@ -274,6 +276,8 @@ class _Run:
         size, mixed = (heat.shape, _spacing(volume)), export.overlay_pages(volume.data, heat, s.opacity, s.cmap)
         export.write_stack(f"{stem}_{method}_heatmap.tiff", export.heat_pages(heat, s.cmap), *size, description=title)
         export.write_stack(f"{stem}_{method}_overlay.tiff", mixed, *size, description=title)
+        steps = (render.index(page) for page in heat)
+        export.write_stack(f"{stem}_{method}_heat.tiff", steps, *size, description=title, grey=True)
         export.write_nifti(f"{stem}_{method}_heatmap.nii.gz", heat, volume)
         np.save(f"{stem}_{method}_raw.npy", raw)
         share = f"heat (share of {f'percentile {s.percentile:g}' if gradient else 'the maximum'})"

@@ -32,24 +32,26 @@ def overlay_pages(
 
 def write_stack(
     path: str | Path, pages: Iterable[np.ndarray], shape: Sequence[int], spacing: Sequence[float] | None, *,
-    description: str = "",
+    description: str = "", grey: bool = False,
 ) -> Path:  # fmt: skip
     """Stream RGB pages of `shape` (Z, Y, X) into a TIFF that ImageJ opens as one calibrated stack; whole or not at all.
 
     One page a slice, LZW with predictor, `spacing` (z, y, x) in mm, or None where it is unknown: then the unit is the
     pixel. ImageJ shows `description` under Image > Show Info. Above 4 GB, which ImageJ 1 cannot open, it is a BigTIFF.
+    `grey` pages hold heat in 255 steps, which ImageJ measures as 0..1.
     """
     from tifffile import TiffWriter
 
-    fits = imagej_opens(shape)
+    fits, kind = imagej_opens(shape), ("ZYX", tuple(shape), "minisblack") if grey else ("ZYXS", (*shape, 3), "rgb")
     unit, scale = ("pixel", 1) if spacing is None else ("um", 1000) if min(spacing) < 0.1 else ("mm", 1)
     z, y, x = (1.0, 1.0, 1.0) if spacing is None else (float(s) * scale for s in spacing)
-    metadata = {"axes": "ZYXS", "spacing": z, "unit": unit, **({"Info": description} if description else {})}
+    metadata = {"axes": kind[0], "spacing": z, "unit": unit, **({"Info": description} if description else {})}
+    metadata |= {"cf": 0, "c0": 0.0, "c1": 1 / 255, "vunit": "heat"} if grey else {}  # 0 is ImageJ's straight line
     # without the predictor an overlay grows beyond its raw size; one strip a page is the plainest thing for a reader;
     # the buffer, in bytes, holds the pages that wait for a compressor
     with atomic(path) as temporary, TiffWriter(temporary, bigtiff=not fits, imagej=fits) as file:
         file.write(
-            iter(pages), shape=(*shape, 3), dtype="uint8", photometric="rgb", metadata=metadata, software=False,
+            iter(pages), shape=kind[1], dtype="uint8", photometric=kind[2], metadata=metadata, software=False,
             compression="lzw", predictor=True, rowsperstrip=shape[1], maxworkers=min(4, os.cpu_count() or 1),
             buffersize=2**23, resolution=(1 / x, 1 / y), resolutionunit="none",
         )  # fmt: skip

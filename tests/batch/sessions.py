@@ -44,7 +44,7 @@ def whole(folder: Path) -> list[dict]:
 
 
 def layout(split: str, label: str, sample: str, methods: list[str], look: str = "") -> list[str]:
-    kinds = ("heatmap.nii.gz", "heatmap.tiff", "overlay.tiff", "raw.npy")
+    kinds = ("heat.tiff", "heatmap.nii.gz", "heatmap.tiff", "overlay.tiff", "raw.npy")
     heat, look = f"heatmaps/{split}/class_{label}/{sample}/{sample}", f"visualizations/{split}/{look}{sample}"
     named = [f"{heat}_{method}_{kind}" for method in methods for kind in kinds]
     further = [f"{look}_{method}_combined.png" for method in methods[1:]]

@@ -65,7 +65,7 @@ def test_resuming_redoes_what_is_missing_or_of_other_settings(tmp_path, net, tre
     np.save(tree / "fluid/eye 7.npy", small(20))
     assert run() == ["kept", "kept", "made"]
     assert run(methods=["layercam", "gradcam"]) == run(methods=["layercam"]) == ["made"] * 3
-    assert len(files(folder)) == 3 * 7 + 1 and len(whole(folder)) == 3  # nothing of the other method
+    assert len(files(folder)) == 3 * 8 + 1 and len(whole(folder)) == 3  # nothing of the other method
     assert run(favouring(net, "fluid"), methods=["layercam"]) == run(opacity=0.5) == ["made"] * 3
 
 

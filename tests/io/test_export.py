@@ -178,3 +178,13 @@ def test_heat_of_a_tilted_gantry_lies_where_the_scanner_was(tmp_path, write_seri
         box = tuple(slice(max(0, round(n) - 2), round(n) + 3) for n in near)
         places = np.array(np.nonzero(values[box])) + np.array([[part.start] for part in box])
         assert np.average(places, axis=1, weights=values[box][np.nonzero(values[box])]) == pytest.approx(near, abs=0.02)
+
+
+def test_grey_heat_is_measured_in_imagej(tmp_path):
+    path = export.write_stack(tmp_path / "h.tiff", map(render.index, HEAT), SHAPE, SPACING, grey=True)
+    with tifffile.TiffFile(path) as file:
+        told, pages = file.imagej_metadata, file.asarray()
+    assert (told["cf"], told["c0"], told["vunit"], told["unit"]) == (0, 0, "heat", "um")
+    np.testing.assert_allclose(told["c0"] + told["c1"] * pages, HEAT, atol=0.002)  # as ImageJ computes it
+    with Image.open(path) as image:
+        assert image.n_frames == SHAPE[0] and image.mode == "L"
