@@ -1,7 +1,6 @@
 """The one pass: run the model once and hold the activations and gradients that every method is a function of."""
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .layers import eval_mode, is_map, layer_name, tensors
+from .layers import eval_mode, is_map, layer_name, numbered, tensors
 
 Target = int | str | Callable[[Any], Tensor] | Sequence[int | str] | Tensor | None
 Layers = str | nn.Module | Sequence[str | nn.Module] | None
@@ -194,13 +193,8 @@ def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
         finally:
             for handle in hooks:
                 handle.remove()
-    total, done, held = Counter(name for name, _ in runs), Counter(), {}
-    for name, out in runs:
-        done[name] += 1
-        run = f"{name}#{done[name]}" if total[name] > 1 else name
-        if name in names or run in names:
-            held[run] = out
-    if missing := [name for name in names if name not in total and name not in held]:
+    held = {run: out for run, (name, out) in zip(numbered(runs), runs, strict=True) if {run, name} & {*names}}
+    if missing := [name for name in names if name not in held and f"{name}#1" not in held]:
         raise ValueError(f"The forward pass never reached layer {missing[0]!r}; name one that it runs through.")
     if any(out.is_floating_point() and out.isnan().any() for out in tensors(output)):
         raise ValueError("The model's output holds NaN; look at its weights, and at the values of the input.")

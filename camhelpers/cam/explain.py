@@ -249,7 +249,7 @@ class Explanation:
         return chosen(A, G, alpha=alpha, seed=seed)
 
     def _layer(self, layer: str | nn.Module | None) -> str:
-        name = self.layers[-1] if layer is None else layer_name(self.model, layer)
+        name = self.layers[-1] if layer is None else layer_name(self.model, layer, self.inputs)
         if name not in self.layers:
             held = ", ".join(self.layers)
             raise ValueError(f"Layer {name!r} was not captured, only {held}; ask for it in explain(layers=...).")

@@ -131,8 +131,7 @@ def _best(net: nn.Module, inputs: Tensor | None) -> Layer:
 
 def record(net: nn.Module, inputs: Tensor | None = None) -> Record:
     """What a pass over one sample, or a blank one, tells of the layers; kept for the modules and the sample's shape."""
-    x = inputs
-    if x is None:
+    if (x := inputs) is None:
         convs, card = [m for m in net.modules() if isinstance(m, _CONVOLUTIONS)], getattr(net, "card", None)
         if not convs:
             return Record([], [], None, f"No layer with a spatial map was found; {_HOW}")
@@ -171,12 +170,9 @@ def _record(net: nn.Module, x: Tensor) -> Record:
             for handle in hooks:
                 handle.remove()
     reached, through = _paths([out.grad_fn for out in output if out.grad_fn is not None], leaf)
-    runs, count = Counter(name for name, *_ in seen), Counter()
     last_weights = max((i for i, (_, module, *_) in enumerate(seen) if _weighted(module)), default=0)
     scores, maps, good, tokens = {out.shape[1] for out in output if out.ndim > 1}, [], [], 0
-    for i, (name, module, out, node) in enumerate(seen):
-        count[name] += 1
-        run = f"{name}#{count[name]}" if runs[name] > 1 else name
+    for i, (run, (_, module, out, node)) in enumerate(zip(numbered(seen), seen, strict=True)):
         if is_map(module, out, x):
             maps.append(run)
             convolves = any(isinstance(inner, _CONVOLUTIONS) for inner in module.modules())
@@ -225,6 +221,12 @@ def _paths(ends: list[Any], leaf: Tensor) -> tuple[set[Any], set[Any]]:
             to_end[parent] += to_end[node]
     total = sum(from_input[end] for end in ends)
     return {*order}, {node for node in order if total and from_input[node] * to_end[node] == total}
+
+
+def numbered(runs: list[Any]) -> list[str]:
+    """The names of runs, which come first in each, with a number behind those of a module that ran several times."""
+    names = [name for name, *_ in runs]
+    return [f"{name}#{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def tensors(output: Any) -> list[Tensor]:

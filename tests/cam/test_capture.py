@@ -52,7 +52,7 @@ def textbook(net: nn.Module, x: torch.Tensor, layer: str, index: list[int]) -> t
 
 
 def test_activations_and_gradients_are_those_of_a_textbook_pass(net):
-    x, names = batch(3), ["stem", "layer1", "layer2.shortcut.1", "layer3.conv1", "layer4"]
+    x, names = batch(3), ["stem", "layer1", "layer3.conv1", "layer3.shortcut.1", "layer4"]
     together = ch.capture(net, x, [*names[::-1], "layer1"])
     assert together.layers == names  # in the order of the pass, each once
     with torch.no_grad():
