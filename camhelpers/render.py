@@ -15,7 +15,6 @@ from .files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
 
 Opacity = float | Literal["heat"]
@@ -73,13 +72,6 @@ def table(cmap: str = "jet") -> np.ndarray:
 def colour(heat: np.ndarray, cmap: str = "jet") -> np.ndarray:
     """Paint heat in 0..1, of any shape, in colour: uint8 `(*shape, 3)`."""
     return table(cmap)[index(heat)]
-
-
-def listed(cmap: str = "jet") -> "ListedColormap":
-    """The same table for matplotlib's own functions."""
-    from matplotlib.colors import ListedColormap
-
-    return ListedColormap(table(cmap) / 255)
 
 
 def index(heat: np.ndarray) -> np.ndarray:
@@ -144,7 +136,7 @@ def colour_bar(figure: "Figure", axes: Any, cmap: str = "jet", label: str = HEAT
     import matplotlib as mpl
 
     scale = mpl.colors.Normalize(-limit, limit or 1)
-    drawn = mpl.cm.ScalarMappable(scale, SIGNED if limit else listed(cmap))
+    drawn = mpl.cm.ScalarMappable(scale, SIGNED if limit else cmap)
     options = {"fraction": 0.046, "pad": 0.02, "aspect": figure.get_figheight() / 0.15, **options}
     bar = figure.colorbar(drawn, ax=axes, **options)
     if not limit:
