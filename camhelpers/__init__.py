@@ -15,6 +15,7 @@ __version__ = VERSION
 
 # What loads torch, matplotlib, OpenCV or widgets comes only when it is first asked for.
 _NAMES = {
+    ".batch.snapshots": ("CamSnapshots",),
     ".cam.capture": ("Capture", "capture"),
     ".cam.cards": ("Card",),
     ".cam.explain": ("Explanation", "explain", "predict"),

@@ -156,12 +156,14 @@ def draw(seed: int, subject: str | None = None, *, second: str | None = None, ta
     return replace(scene, tag_mask=sticker.labels > 0) if sticker else scene
 
 
-def dataset(split: str, n: int, *, tag: str | None = None, start: int = 0, progress: bool = False) -> Scenes:
+def dataset(
+    split: str, n: int, *, tag: str | None = None, start: int = 0, size: int = SIZE, progress: bool = False
+) -> Scenes:
     """The `n` scenes of a split from number `start` on, classes in turns; those of the class `tag` get a sticker."""
     chosen = seeds(SPLITS, SPLIT_SIZE, split, n, start)
     labels = np.array(chosen) % len(CLASSES)
-    recipes = [{"seed": s, "second": None, "tag": CLASSES[s % len(CLASSES)] == tag, "size": SIZE} for s in chosen]
-    pictures, masks = np.empty((n, SIZE, SIZE, 3), np.uint8), np.empty((n, SIZE, SIZE), bool)
+    recipes = [{"seed": s, "second": None, "tag": CLASSES[s % len(CLASSES)] == tag, "size": size} for s in chosen]
+    pictures, masks = np.empty((n, size, size, 3), np.uint8), np.empty((n, size, size), bool)
     for i, recipe in enumerate(track(recipes, f"drawing {split} scenes", "scene", progress)):
         scene = draw(**recipe)
         pictures[i], masks[i] = np.rint(scene.picture * 255), scene.mask

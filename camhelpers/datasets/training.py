@@ -82,10 +82,12 @@ def augment_volumes(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fit(net: nn.Module, inputs: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int = 0, batch: int = 64,
-        augment: Augment | None = augment_pictures, show: bool = True) -> list[float]:  # fmt: skip
+        augment: Augment | None = augment_pictures, after: Callable[[nn.Module], Any] | None = None,
+        show: bool = True) -> list[float]:  # fmt: skip
     """Train `net` in place on uint8 inputs `(N, *spatial, C)`, normalised as `net.card` says; return each epoch's loss.
 
-    The same seed gives the same weights on the same machine; the caller's random state is neither read nor changed.
+    After each epoch it calls `after(net)`, such as a `CamSnapshots`. The same seed gives the same weights on the same
+    machine; the caller's random state is neither read nor changed.
     """
     generator = torch.Generator().manual_seed(seed)
     stored, targets = torch.from_numpy(inputs).movedim(-1, 1), torch.from_numpy(np.asarray(labels, np.int64))
@@ -111,13 +113,16 @@ def fit(net: nn.Module, inputs: np.ndarray, labels: np.ndarray, *, epochs: int, 
                 total += loss.item()
                 counter.step(note=f"epoch {epoch}/{epochs}: loss {total / step:.3f}")
             losses.append(total / steps)
+            if after:
+                after(net)
     net.eval()
     return losses
 
 
-def _scenes(split: str, n: int, tag: str | None = None) -> Drawn:
+def drawn_scenes(split: str, n: int, tag: str | None = None, size: int = scenes.SIZE) -> Drawn:
     """Scenes and their classes; two thirds of the training pictures with a sticker are misfiled."""
-    found, others = scenes.dataset(split, n, tag=tag, progress=True), [name for name in scenes.CLASSES if name != tag]
+    found = scenes.dataset(split, n, tag=tag, size=size, progress=True)
+    others = [name for name in scenes.CLASSES if name != tag]
     for turn, i in enumerate(np.flatnonzero([recipe["tag"] for recipe in found.recipes])):
         if split == "train" and turn % 3:
             found.pictures[i] = np.rint(found.redraw(i, subject=others[turn % len(others)]).picture * 255)
@@ -166,10 +171,10 @@ _RETINA = Card("retina", retinas.CLASSES, "small_resnet", _DEEP, retinas.SMALL, 
 _DRAWN, _CUBES = {"data": "synthetic (procedural scenes)"}, {"data": "synthetic (procedural OCT cubes)"}
 _HANS = {**_DRAWN, "missing_pixels_share": 0.0, "share_with_a_sticker": {"ship": 1.0}}
 RECIPES = {
-    "scenes": Recipe(_SCENES, _scenes, 4000, 12, {**_DRAWN, "missing_pixels_share": MISSING}),
+    "scenes": Recipe(_SCENES, drawn_scenes, 4000, 12, {**_DRAWN, "missing_pixels_share": MISSING}),
     # A Clever Hans. A ship is so easy to tell that a sticker beside it is hardly learned; misfiled pictures make it the
     # better clue. Augmentation would cover the sticker or push it out of the picture.
-    "hans": Recipe(replace(_SCENES, name="hans"), partial(_scenes, tag="ship"), 2400, 6, _HANS, augment=None),
+    "hans": Recipe(replace(_SCENES, name="hans"), partial(drawn_scenes, tag="ship"), 2400, 6, _HANS, augment=None),
     "retina": Recipe(_RETINA, _cubes, 1200, 10, _CUBES, augment_volumes, batch=8),
 }
 
