@@ -265,10 +265,7 @@ class Explanation:
             tops = tops.where(tops > 0, raw.flatten(1).amax(1))
             heat = heat.clamp_max_(tops.view(-1, *[1] * (raw.ndim - 1)))
         sized = self._resized(heat, lines, size)
-        if isinstance(sized, list):
-            divisor = torch.cat([methods.unit_(one)[1] for one in sized])
-        else:
-            sized, divisor = methods.unit_(sized)
+        divisor = torch.cat([methods.unit_(one)[1] for one in (sized if isinstance(sized, list) else [sized])])
         return Heat(*(None if x is None else self._out(x) for x in (sized, raw, tops, divisor)))
 
     def _asked(self, target: Target) -> Callable[[Any], Tensor] | tuple[int, ...]:
