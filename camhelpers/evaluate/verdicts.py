@@ -137,15 +137,12 @@ def headlines(found: Evaluation, pairs: Sequence[tuple[str, str]]) -> str:
         row = failed.sort_values("difference").iloc[0]
         rival = row["weakest_against"]
         two = {ORACLE: f"{ORACLE} against {row['method']}", HOLLOW: f"{ORACLE} against the {HOLLOW} one"}
-        weakest = f"{two.get(rival) or row['method'] + ' against ' + rival} {figures(row)}"
-        lines.append(f"{_at(row)} is no evidence on {', '.join(failed['method'])}: {weakest}")
-    compared = comparisons(found.table, pairs) if pairs else judged[:0]
-    for row in compared[compared["gate"].isin(EVIDENCE)].to_dict("records"):
+        where = f"{row['metric']} ({row['baseline']}, {row['layer']}) is no evidence on {', '.join(failed['method'])}"
+        lines.append(f"{where}: {two.get(rival) or row['method'] + ' against ' + rival} {figures(row)}")
+    for row in conclusions(comparisons(found.table, pairs)).to_dict("records") if pairs else ():
+        reach = f" {row['least']:+.3f} to {row['most']:+.3f} with {row['passed']}" if row["passed"] else ""
         pair = f"{row['first']} against {row['second']}"
-        lines.append(f"{_at(row)}: {pair} {figures(row)}, n = {row['n']}: {row['verdict']}")
-    for row in (conclusions(compared) if pairs else judged[:0]).to_dict("records"):
-        if row["verdict"] == DEPENDS:
-            lines.append(f"{row['metric']} ({row['layer']}): {row['first']} against {row['second']} {DEPENDS}")
+        lines.append(f"{row['metric']} ({row['layer']}): {pair}{reach}: {row['verdict']}")
     if found.about["n"] < LEAST:
         lines.append(f"{found.about['n']} pictures are too few: nothing can be decided with fewer than {LEAST}.")
     if (judged["gate"] == "no oracle").any():
@@ -153,7 +150,3 @@ def headlines(found: Evaluation, pairs: Sequence[tuple[str, str]]) -> str:
     if judged["metric"].isin(COARSE).any() and found.about["n"] < FEW:
         lines.append(f"Pointing is a hit or a miss: no interval of it can be trusted below {FEW} pictures.")
     return "\n".join(lines)
-
-
-def _at(row: Mapping[str, Any]) -> str:
-    return f"{row['metric']} ({row['baseline']}, {row['layer']})"

@@ -76,7 +76,8 @@ def test_bad_news_comes_first_and_what_fails_the_gate_is_no_headline(table_of):
     said = headlines(Evaluation(table, table, {}, {"n": 30}), [("gradcam", "layercam")]).splitlines()
     assert said[0] == "Is each score evidence for each method? The gate: 2 pass, 2 fail; 30 pictures."
     assert said[1].startswith("deletion (mean, layer4) is no evidence on gradcam, layercam: oracle against the hollow")
-    assert said[2].startswith("insertion (mean, layer4): gradcam against layercam +0.1") and len(said) == 3
+    assert said[2].startswith("insertion (layer4): gradcam against layercam +0.1") and said[2].endswith("mean: better")
+    assert said[3] == "deletion (layer4): gradcam against layercam: no evidence" and len(said) == 4
     assert "Without masks" in headlines(Evaluation(table_of(**BLIND), table, {}, {"n": 30}), [])
     pointed = table_of(metric="pointing_game", **GOOD)
     assert "below 100 pictures" in headlines(Evaluation(pointed, pointed, {}, {"n": 30}), [])
