@@ -90,7 +90,7 @@ def forests(
             axis.axvspan(-margin, margin, color="0.93", zorder=0, label=f"within the margin of {margin:g}")
         axis.axvline(0, color="0.4", linewidth=0.8)
         axis.set(title=panel, xlabel=xlabel, ylim=(len(labels) - 0.5, -0.5))
-        axis.locator_params(axis="x", nbins=5)
+        axis.locator_params(axis="x", nbins=5 if len(panels) < 4 else 3)
     axes[0, 0].set_yticks(range(len(labels)), labels)
     named = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     if "gate" in rows and not rows["gate"].isin(EVIDENCE).all():
