@@ -134,7 +134,7 @@ def test_toggling_the_method_and_moving_alpha_changes_the_picture(browser, lab):
     third = changed(page, first)
     page.locator(".widget-dropdown", has_text="colours").first.locator("select").select_option("viridis")
     fourth = changed(page, third)
-    page.locator(".widget-dropdown", has_text="beside").first.locator("select").select_option("LayerCAM")
+    page.locator(".widget-dropdown", has_text="beside").first.locator("select").select_option("Grad-CAM++")
     changed(page, fourth)
     page.locator("button", has_text="save").first.click()
     page.wait_for_function("document.body.innerText.includes('Written: ')", timeout=20_000)
