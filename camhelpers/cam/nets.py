@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (He et al., 2016), on a map that averaging halves first.
 
     Both branches see the same pixels, and a cell lies in the middle of those that it replaces, where heat is drawn. A
-    strided convolution would look half a pixel up and left of its shortcut, and at `layer4` the heat would lie off by 15.
+    strided convolution would look half a pixel up and left of its shortcut; at `layer4` the heat would lie off by 15.
     """
 
     def __init__(self, cin: int, cout: int, stride: int | tuple[int, ...] = 1, dims: int = 2):
