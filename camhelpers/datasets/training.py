@@ -19,7 +19,7 @@ from ..cam.models import MODELS, save_model
 from ..cam.nets import SmallResNet
 from ..files import ROOT, versions
 from ..progress import Progress, track
-from . import retinas, scenes, training_gan
+from . import hearts, retinas, scenes, training_gan
 
 MISSING = 0.4  # the fraction of training pictures with missing pixels, which evaluations remove: a model must know that
 AVERAGED = 12  # looks that leave as little speckle as averaging a cube of 192x256x256 down to 48x64x64 does
@@ -138,6 +138,19 @@ def _cubes(split: str, n: int) -> Drawn:
     return np.concatenate([eyes.volumes for eyes in found]), np.concatenate([eyes.labels for eyes in found])
 
 
+def _clips(split: str, n: int) -> Drawn:
+    """Echocardiograms, and which artefact each has; six epochs with blurred ones did not tell these from clean ones."""
+    found = hearts.dataset(split, -(-4 * n // 3), progress=True)
+    kept = np.flatnonzero(found.labels != hearts.CLASSES.index("blurred"))[:n]
+    return found.frames[kept], np.unique(found.labels[kept], return_inverse=True)[1]
+
+
+def mirror(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn half of the clips left to right."""
+    turned = torch.rand(len(x), 1, 1, 1, 1, generator=generator) < 0.5
+    return torch.where(turned, x.flip(-1), x)
+
+
 def _at_full_size(net: nn.Module, pictures: int) -> dict[str, Any]:
     """How many cubes of full size are known: averaged down to the card's size, and as they are."""
     first, n = retinas.SPLITS["test"] + max(pictures // 4, 10), max(pictures // 40, 1)
@@ -166,9 +179,14 @@ class Recipe:
 
 _FLAT = {"classes": 10, "channels": 3, "widths": [24, 48, 96, 192], "dims": 2, "strides": [4, 1, 2, 2, 2]}
 _DEEP = {"classes": 3, "channels": 1, "widths": [16, 32, 64, 96], "dims": 3, "strides": [2, 2, 1, 2, 1]}
+_OVER_TIME = {"classes": 3, "channels": 1, "widths": [16, 24, 48, 64], "dims": 3,
+              "strides": [[1, 2, 2], [1, 2, 2], 2, 1, 1]}  # fmt: skip
 _SCENES = Card("scenes", scenes.CLASSES, "small_resnet", _FLAT, mean=(0.5,) * 3, std=(0.25,) * 3)
 _RETINA = Card("retina", retinas.CLASSES, "small_resnet", _DEEP, retinas.SMALL, (0.28,), (0.21,), orientation="stored")
+_SPOILT = ("clean", "checkered", "flickering")
+_ARTEFACTS = Card("artefacts", _SPOILT, "small_resnet", _OVER_TIME, hearts.SMALL, (0.2,), (0.2,))
 _DRAWN, _CUBES = {"data": "synthetic (procedural scenes)"}, {"data": "synthetic (procedural OCT cubes)"}
+_CLIPS = {"data": "synthetic (procedural echocardiograms with drawn artefacts)"}
 _HANS = {**_DRAWN, "missing_pixels_share": 0.0, "share_with_a_sticker": {"ship": 1.0}}
 RECIPES = {
     "scenes": Recipe(_SCENES, drawn_scenes, 4000, 12, {**_DRAWN, "missing_pixels_share": MISSING}),
@@ -176,6 +194,7 @@ RECIPES = {
     # better clue. Augmentation would cover the sticker or push it out of the picture.
     "hans": Recipe(replace(_SCENES, name="hans"), partial(drawn_scenes, tag="ship"), 2400, 6, _HANS, augment=None),
     "retina": Recipe(_RETINA, _cubes, 1200, 10, _CUBES, augment_volumes, batch=8),
+    "artefacts": Recipe(_ARTEFACTS, _clips, 900, 4, _CLIPS, mirror, batch=8),
 }
 
 

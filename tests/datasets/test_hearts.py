@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, gaussian_filter
 
+from camhelpers.cam.explain import explain, predict
+from camhelpers.cam.models import load_model
 from camhelpers.datasets import hearts
 from camhelpers.datasets.drawing.chambers import volume
 from camhelpers.datasets.hearts import CLASSES, SMALL, draw
+from camhelpers.evaluate.localisation import lift
+from camhelpers.evaluate.statistics import interval
 
 TALL = (16, 112, 112)
 
@@ -112,3 +116,17 @@ def test_a_set_is_balanced_small_and_can_be_drawn_again():
     assert (np.rint(found[3].frames * 255) == found.frames[3, ..., 0]).all() and (found[3].mask == found.masks[3]).all()
     assert not found.redraw(3, artefact=False).mask.any()
     assert not hearts.dataset("test", 3, kind="clean").labels.any()
+
+
+def test_the_shipped_classifier_finds_unseen_artefacts_and_looks_at_their_place_and_time():
+    model, test, lifts = load_model("artefacts"), hearts.dataset("test", 40, start=2000), []
+    known = [i for i, label in enumerate(test.labels) if CLASSES[label] in model.card.classes]
+    answers = [model.card.classes[k] for k in predict(model, test.frames[known, ..., 0]).argmax(1)]
+    assert np.mean([said == CLASSES[test.labels[i]] for said, i in zip(answers, known, strict=True)]) > 0.9
+    for i in [i for i in known if test.labels[i]][:12]:
+        ex = explain(model, test.frames[i, ..., 0], layers="layer4", target=CLASSES[test.labels[i]])
+        heat = ex.heatmap("gradcam")
+        assert heat.shape == SMALL
+        lifts.append([lift(heat, test.masks[i]), lift(heat.mean((1, 2)), test.masks[i].any((1, 2)))])
+    space_time, time_alone = np.transpose(lifts)
+    assert interval(space_time)[0] > 2 and interval(time_alone)[0] > 1  # 1 is chance

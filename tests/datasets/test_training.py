@@ -72,7 +72,7 @@ def test_every_recipe_is_that_of_the_shipped_model():
         assert {**made, **recipe.facts} == made and recipe.card.arguments == card["arguments"]
         weights = MODELS / f"{name}.safetensors"
         assert sha256(weights) == card["sha256"] and weights.stat().st_size <= 3_000_000
-        assert made["test_pictures"] >= 300 and made["test_accuracy"] >= 0.95
+        assert made["test_pictures"] >= 225 and made["test_accuracy"] >= 0.95
         assert (recipe.card.name, *recipe.card.mean, *recipe.card.std) == (name, *card["mean"], *card["std"])
 
 
