@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class CamSnapshots:
     """Call it with the model after each epoch of any training loop; the training goes on as if it had not been called.
 
-    It explains the same `pictures` each time, in evaluation mode, and writes `epoch_<n>_<sample>.png` for each, and
-    `strip.png` with the epochs so far (at most `columns` of them, evenly spaced) into `folder`. `heats` and `answers`
-    keep what each epoch gave. `pictures` are what `explain` takes: pictures, where the model has a card, or a tensor
-    `(N, C, H, W)` that is ready. `target` is the predicted class unless given; with the true classes the question stays
-    the same. `masks` are outlined in white. `options` are those of `Explanation.heatmap`.
+    It explains the same `pictures` each time, in evaluation mode, and writes `epoch_<n>_<sample>.png` for each into
+    `folder`, and `strip.png` with the first `rows` of them and at most `columns` of the epochs so far. `heats` and
+    `answers` keep what each epoch gave. `pictures` are what `explain` takes: pictures, where the model has a card, or a
+    tensor `(N, C, H, W)` that is ready. `target` is the predicted class unless given; with the true classes the
+    question stays the same. `masks` are outlined in white. `options` are those of `Explanation.heatmap`.
 
     >>> from camhelpers.cam.nets import SmallResNet
     >>> snapshots = CamSnapshots(torch.rand(2, 3, 64, 64), "results/snapshots", layer="layer3", target=[0, 1])
@@ -36,13 +36,13 @@ class CamSnapshots:
 
     def __init__(
         self, pictures: Any, folder: str | Path, *, masks: Sequence[np.ndarray] = (), target: Target = None,
-        method: str = "gradcam", layer: str | nn.Module | None = None, columns: int = 8,
+        method: str = "gradcam", layer: str | nn.Module | None = None, rows: int = 4, columns: int = 8,
         opacity: render.Opacity = 0.4, cmap: str = "jet", **options: Any,
     ):  # fmt: skip
         if len(masks) not in (0, len(pictures)):
             raise ValueError(f"There are {len(masks)} masks for {len(pictures)} pictures; give one for each, or none.")
         self.pictures, self.masks, self.target, self.method, self.layer = pictures, masks, target, method, layer
-        self.folder, self.columns, self.options = results_dir(out=folder), columns, options
+        self.folder, self.rows, self.columns, self.options = results_dir(out=folder), rows, columns, options
         self.look = {"opacity": opacity, "cmap": cmap}
         self.heats: list[np.ndarray] = []
         self.answers: list[list[str]] = []
@@ -67,7 +67,7 @@ class CamSnapshots:
 
     def strip(self, message: str = "", samples: Sequence[int] | None = None) -> "Figure":
         """A row for each of the samples, a column for each epoch; the titles say what the model answers there."""
-        rows, last = range(len(self.heats[0])) if samples is None else samples, len(self.heats) - 1
+        rows, last = range(len(self.heats[0]))[: self.rows] if samples is None else samples, len(self.heats) - 1
         epochs = np.unique(np.linspace(0, last, min(last + 1, self.columns)).round().astype(int))
         titles = [f"epoch {e + 1}: {self.answers[e][i]}".removesuffix(": ") for i in rows for e in epochs]
         drawn = [self._drawn(e, i) for i in rows for e in epochs]

@@ -119,14 +119,19 @@ def fit(net: nn.Module, inputs: np.ndarray, labels: np.ndarray, *, epochs: int, 
     return losses
 
 
-def drawn_scenes(split: str, n: int, tag: str | None = None, size: int = scenes.SIZE) -> Drawn:
+def stickered(found: scenes.Scenes, tag: str, misfiled: bool = False) -> np.ndarray:
+    """The pictures with a sticker on each one of the class `tag`; `misfiled`: two thirds of those show other things."""
+    pictures, others = found.pictures.copy(), [name for name in scenes.CLASSES if name != tag]
+    for turn, i in enumerate(np.flatnonzero(found.labels == scenes.CLASSES.index(tag))):
+        subject = others[turn % len(others)] if misfiled and turn % 3 else tag
+        pictures[i] = np.rint(found.redraw(i, tag=True, subject=subject).picture * 255)
+    return pictures
+
+
+def _scenes(split: str, n: int, tag: str | None = None) -> Drawn:
     """Scenes and their classes; two thirds of the training pictures with a sticker are misfiled."""
-    found = scenes.dataset(split, n, tag=tag, size=size, progress=True)
-    others = [name for name in scenes.CLASSES if name != tag]
-    for turn, i in enumerate(np.flatnonzero([recipe["tag"] for recipe in found.recipes])):
-        if split == "train" and turn % 3:
-            found.pictures[i] = np.rint(found.redraw(i, subject=others[turn % len(others)]).picture * 255)
-    return found.pictures, found.labels
+    found = scenes.dataset(split, n, progress=True)
+    return stickered(found, tag, misfiled=split == "train") if tag else found.pictures, found.labels
 
 
 def _cubes(split: str, n: int) -> Drawn:
@@ -189,10 +194,10 @@ _DRAWN, _CUBES = {"data": "synthetic (procedural scenes)"}, {"data": "synthetic 
 _CLIPS = {"data": "synthetic (procedural echocardiograms with drawn artefacts)"}
 _HANS = {**_DRAWN, "missing_pixels_share": 0.0, "share_with_a_sticker": {"ship": 1.0}}
 RECIPES = {
-    "scenes": Recipe(_SCENES, drawn_scenes, 4000, 12, {**_DRAWN, "missing_pixels_share": MISSING}),
+    "scenes": Recipe(_SCENES, _scenes, 4000, 12, {**_DRAWN, "missing_pixels_share": MISSING}),
     # A Clever Hans. A ship is so easy to tell that a sticker beside it is hardly learned; misfiled pictures make it the
     # better clue. Augmentation would cover the sticker or push it out of the picture.
-    "hans": Recipe(replace(_SCENES, name="hans"), partial(drawn_scenes, tag="ship"), 2400, 6, _HANS, augment=None),
+    "hans": Recipe(replace(_SCENES, name="hans"), partial(_scenes, tag="ship"), 2400, 6, _HANS, augment=None),
     "retina": Recipe(_RETINA, _cubes, 1200, 10, _CUBES, augment_volumes, batch=8),
     "artefacts": Recipe(_ARTEFACTS, _clips, 900, 4, _CLIPS, mirror, batch=8),
 }
