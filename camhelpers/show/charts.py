@@ -107,7 +107,8 @@ def line_chart(tables: Mapping[str, pd.DataFrame], colours: Sequence[str], title
 
     figure, axis = plt.subplots(figsize=(8.5, 3.4))
     for (label, table), colour in zip(tables.items(), colours, strict=True):
-        low, high = np.transpose([interval(table[x].dropna())[:2] for x in table])
+        share = bool(((table >= 0) & (table <= 1) | table.isna()).all(axis=None))
+        low, high = np.transpose([interval(table[x].dropna(), share=share)[:2] for x in table])
         axis.plot(table.columns, table.mean(), "o-", color=colour, label=label)
         axis.fill_between(table.columns, low, high, color=colour, alpha=0.15, linewidth=0)
     if ticks:
