@@ -38,6 +38,24 @@ def figures(row: Mapping[str, Any]) -> str:
     return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
 
 
+def standing(row: Mapping[str, Any], interval: bool = True) -> str:
+    """How far a map stands from the rival of the gate's check that came out worst, as a reader wants it.
+
+    A right map is behind the oracle and ahead of all other rivals.
+
+    >>> row = {"weakest_against": "oracle", "difference": 0.219, "low": 0.166, "high": 0.279}
+    >>> standing(row), standing(row | {"weakest_against": "centre"}, interval=False)
+    ('0.219 [0.166, 0.279] behind oracle', '0.219 ahead of centre')
+    """
+    rival, bounds = row["weakest_against"], (row["low"], row["high"])
+    if row["difference"] < 0:
+        bounds = (-bounds[1], -bounds[0])
+    ahead = (row["difference"] >= 0) != (rival == ORACLE)
+    shown = f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" * interval
+    said = f"{abs(row['difference']):.3f}{shown} {'ahead of' if ahead else 'behind'} {rival}"
+    return f"oracle {said}" if rival == HOLLOW else said  # a check of the score, not of the map
+
+
 def family(
     names: Sequence[str], alphas: Sequence[float], n: int, pairs: Sequence[tuple[str, str]] | None = None
 ) -> list[tuple[str, str]]:

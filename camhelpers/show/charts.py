@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..evaluate.gate import EVIDENCE, WHERE
 from ..evaluate.statistics import LOWER_IS_BETTER, interval
-from ..evaluate.verdicts import words
+from ..evaluate.verdicts import standing, words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def score_name(row: pd.Series, also: Sequence[str] = ("baseline",)) -> str:
 def gate_chart(judged: pd.DataFrame, title: str = "", also: Sequence[str] = ("baseline",)) -> "Figure":
     """The gate as a table: a line for each score, a column for each method.
 
-    A cell holds the method's mean, and below it the check that came out worst with its difference.
+    A cell holds the method's mean, and below it how far it stands from the rival whose check came out worst.
     """
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
@@ -51,8 +51,7 @@ def gate_chart(judged: pd.DataFrame, title: str = "", also: Sequence[str] = ("ba
         x, y = methods.index(row["method"]), lines[tuple(row[WHERE])]
         axis.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, color=COLOURS[row["gate"]], linewidth=0))
         axis.text(x, y - 0.16, f"{row['mean']:.3f}", ha="center", va="center", fontsize=11)
-        below = f"{row['difference']:+.3f} against {row['weakest_against']}"
-        axis.text(x, y + 0.22, below, ha="center", va="center", fontsize=8.5, color="#444444")
+        axis.text(x, y + 0.22, standing(row, interval=False), ha="center", va="center", fontsize=8.5, color="#444444")
     axis.set(xlim=(-0.5, len(methods) - 0.5), ylim=(len(scores) - 0.5, -0.5))
     axis.set_xticks(range(len(methods)), [words(name) for name in methods])
     axis.set_yticks(range(len(scores)), [score_name(row, also) for _, row in scores.iterrows()])
@@ -72,6 +71,7 @@ def forests(
     Pale where `gate`, if there is one, does not pass; a grey band shows the margin.
     """
     import matplotlib.pyplot as plt
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     panels, labels = list(rows["panel"].unique()), list(rows["label"].unique())
@@ -85,14 +85,16 @@ def forests(
             for held, shade in ((sound, 1.0), (~sound, 0.3)):
                 if held.any():
                     axis.hlines(y[held], some["low"][held], some["high"][held], color=tone, alpha=shade, linewidth=2)
-                    axis.plot(some["difference"][held], y[held], "o", color=tone, alpha=shade, markersize=5, label=way)
+                    axis.plot(some["difference"][held], y[held], "o", color=tone, alpha=shade, markersize=5)
         if margin:
-            axis.axvspan(-margin, margin, color="0.93", zorder=0, label=f"within the margin of {margin:g}")
+            axis.axvspan(-margin, margin, color="0.93", zorder=0)
         axis.axvline(0, color="0.4", linewidth=0.8)
         axis.set(title=panel, xlabel=xlabel, ylim=(len(labels) - 0.5, -0.5))
         axis.locator_params(axis="x", nbins=5 if len(panels) < 4 else 3)
     axes[0, 0].set_yticks(range(len(labels)), labels)
-    named = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    named = {way: Line2D([], [], color=tone, marker="o", markersize=5) for way, tone in colours.items()}
+    if margin:
+        named[f"within the margin of {margin:g}"] = Patch(color="0.93")
     if "gate" in rows and not rows["gate"].isin(EVIDENCE).all():
         named["pale: no evidence"] = Patch(alpha=0)
     figure.legend(named.values(), named, loc="outside lower center", ncols=3, fontsize=11)

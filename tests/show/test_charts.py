@@ -20,7 +20,7 @@ def test_the_gates_chart_has_a_cell_for_each_score_and_method_in_the_verdicts_co
         plt.matplotlib.colors.to_rgba(COLOURS[name]) for name in ("pass", "fail", "undecided")
     ]
     said = [text.get_text() for text in axis.texts]
-    assert said[:2] == ["0.250", "+0.040 against centre"] and len(said) == 6
+    assert said[:2] == ["0.250", "0.040 ahead of centre"] and len(said) == 6
     assert [text.get_text() for text in axis.get_xticklabels()] == ["Grad-CAM", "LayerCAM"]
     assert [text.get_text() for text in axis.get_yticklabels()] == ["Deletion ↓, mean", "Deletion ↓, black"]
     assert len(figure.legends[0].get_texts()) == 3
