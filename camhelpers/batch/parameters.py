@@ -119,7 +119,7 @@ def _take(parameters: dict[str, Parameter], given: dict[str, Any]) -> dict[str, 
         kind, texts = kinds[name], every[name] if isinstance(every[name], list) else [every[name]]
         try:
             if kind == "layer":
-                texts = [layers.layer_name(net, text, mapped=True) for text in texts]
+                texts = [layers.layer_name(net, text) for text in texts]
             for pair in texts if "method" in kind else []:
                 if len(set(pair.split(":"))) != len(kind.split(":")):
                     raise ValueError(f"{pair!r} is not {NAMES[kind]}.")

@@ -1,8 +1,8 @@
 """The one pass: run the model once and hold the activations and gradients that every method is a function of."""
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .layers import eval_mode, is_map, layer_name, numbered, tensors
+from .layers import eval_mode, is_map, layer_name
 
 Target = int | str | Callable[[Any], Tensor] | Sequence[int | str] | Tensor | None
 Layers = str | nn.Module | Sequence[str | nn.Module] | None
 
-_UNREACHED = "The score depends neither on a captured layer nor on the input; does the model detach its features?"
 KEPT = 16  # targets whose gradients a capture keeps; the oldest go, since all classes of ImageNet would fill the memory
 
 
@@ -39,9 +38,9 @@ class Capture:
     @property
     def logits(self) -> Tensor:
         """The model's output `(N, classes)`, without its graph."""
-        if not isinstance(self.output, Tensor):
-            what = type(self.output).__name__
-            raise TypeError(f"The model returns a {what}, not logits; pass target=, a callable on one sample's output.")
+        if not isinstance(self.output, Tensor) or self.output.ndim != 2:
+            what = tuple(self.output.shape) if isinstance(self.output, Tensor) else f"a {type(self.output).__name__}"
+            raise TypeError(f"The model returns {what}, not logits (N, classes); pass target=, a callable.")
         return self.output.detach()
 
     def gradients(self, target: Target = None) -> dict[str, Tensor]:
@@ -57,15 +56,13 @@ class Capture:
                 index = torch.tensor(key, device=self.output.device)  # new: the target may be an inference tensor
                 score = self.output.gather(1, index[:, None]).sum()
             if not score.requires_grad:
-                raise ValueError(_UNREACHED)
+                why = "depends neither on a captured layer nor on the input; does the model detach its features"
+                raise ValueError(f"The score {why}?")
             grads = torch.autograd.grad(score, held, retain_graph=True, allow_unused=True)
         # a layer the score does not reach gets no evidence, and so a blank map
         found = {n: torch.zeros_like(a) if g is None else g for (n, a), g in zip(self.A.items(), grads, strict=True)}
-        if wrong := [name for name, gradient in found.items() if not _finite(gradient)]:
+        if wrong := [name for name, gradient in found.items() if not gradient.isfinite().all()]:
             raise ValueError(f"The gradient at {wrong[0]!r} holds NaN or infinite values; use a model in float32.")
-        if lost := [name for name, gradient in found.items() if not gradient.any()]:
-            why = "the score does not depend on it, or it is lost, as in the rounding of a quantised layer"
-            warnings.warn(f"The gradient at {', '.join(lost)} is zero everywhere: {why}.", stacklevel=4)
         for old in list(self._gradients)[: max(0, len(self._gradients) - KEPT + 1)]:
             self._gradients.pop(old, None)  # another thread may have done so
         self._gradients[key] = found
@@ -73,14 +70,8 @@ class Capture:
 
     def classes(self, target: Target = None) -> Tensor:
         """The class index of each sample `(N,)`, checked against the output."""
-        if self.logits.ndim != 2:
-            what = tuple(self.logits.shape)
-            raise ValueError(f"The model returns {what}, not (N, classes); pass target=, a callable on one output.")
         n, count = self.logits.shape
-        try:
-            index = self.logits.argmax(1).cpu() if target is None else torch.as_tensor(target).cpu()
-        except (TypeError, ValueError, RuntimeError):  # torch has a different one for every kind of nonsense
-            index = torch.zeros(0, 0)
+        index = self.logits.argmax(1).cpu() if target is None else torch.as_tensor(target).cpu()
         if index.is_floating_point() or index.dtype == torch.bool or index.ndim > 1:
             raise TypeError("target must be None, a class, one class a sample, or a callable.")
         if index.ndim == 1 and len(index) != n:
@@ -100,8 +91,7 @@ def resolve_target(target: Target, classes: Sequence[str]) -> Target:
         if len(numbers) > 1:
             raise ValueError(f"Classes {', '.join(map(str, numbers))} are all called {target!r}; give the number.")
         return numbers[0]
-    if isinstance(target, np.ndarray):
-        target = target.tolist()
+    target = target.tolist() if isinstance(target, np.ndarray) else target
     return [resolve_target(t, classes) for t in target] if isinstance(target, (list, tuple)) else target
 
 
@@ -118,9 +108,8 @@ def sample(output: Any, i: int, n: int) -> Any:
             return replace(leaf, **{f.name: sample(getattr(leaf, f.name), i, n) for f in fields(leaf)})
         if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == n:
             return leaf[i]
-        shared = isinstance(leaf, Tensor) and (not leaf.ndim or not leaf.requires_grad)  # such as anchors
-        if n > 1 and not shared and not isinstance(leaf, (int, float, str, type(None))):
-            what = f"a tensor {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
+        if n > 1 and isinstance(leaf, Tensor) and leaf.ndim and leaf.requires_grad:  # unlike anchors, which all share
+            what = f"a tensor {tuple(leaf.shape)}"
             raise TypeError(f"The model returns {what}, which has no part for each of {n} samples; explain one by one.")
         return leaf
 
@@ -132,19 +121,14 @@ def total(output: Any, n: int, target: Callable[[Any], Tensor]) -> Tensor:
     scores = [target(sample(output, i, n)) for i in range(n)]
     if not all(isinstance(score, Tensor) and score.numel() == 1 for score in scores):
         raise TypeError("The target must return one number, as a tensor, for one sample's output.")
-    found = torch.stack([score.reshape(()) for score in scores]).sum()
-    if not found.requires_grad:
-        raise ValueError(_UNREACHED)
-    return found
+    return torch.stack([score.reshape(()) for score in scores]).sum()
 
 
 def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
     """Run `model` once on `inputs` `(N, C, *spatial)` and hold what it did at `layers`.
 
-    The trunk runs without a graph: recording begins at the first of the layers. The model is left as it was: flags,
-    hooks, parameters and their `.grad`, after success and after an error. The pass itself is in eval mode, so that
-    batch statistics are neither used nor changed, and no other thread runs the model meanwhile. A module that runs
-    several times is held as `name#1`, `name#2`, and so on.
+    Recording begins at the first of the layers, in eval mode, and no other thread runs the model meanwhile. The model
+    is left as it was, after an error too. Of a module that runs several times the last run is held.
 
     >>> from camhelpers.cam.nets import SmallResNet
     >>> capture(SmallResNet(classes=2), torch.zeros(1, 3, 64, 64), ["layer3", "layer4"]).layers
@@ -153,65 +137,34 @@ def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
     wanted = [layers] if isinstance(layers, (str, nn.Module)) or not isinstance(layers, Iterable) else list(layers)
     if not wanted:
         raise ValueError("layers is empty; name at least one layer, or leave it out for the last stage.")
-    dense = isinstance(inputs, Tensor) and inputs.layout == torch.strided
-    if not dense or inputs.ndim < 3 or not inputs.is_floating_point():
-        raise TypeError("capture takes a dense floating-point tensor (N, C, *spatial).")
-    if inputs.is_meta or any(p.is_meta for p in model.parameters()):
-        raise ValueError("The input or a weight lies on the device 'meta' and has no values; load it first.")
-    if not inputs.numel():
-        raise ValueError(f"The input {tuple(inputs.shape)} is empty; give at least one sample, with pixels.")
-    if not _finite(inputs):
-        raise ValueError("The input holds NaN or infinite values; clean it first.")
+    if not isinstance(inputs, Tensor) or inputs.ndim < 3 or not inputs.is_floating_point():
+        raise TypeError("capture takes a floating-point tensor (N, C, *spatial).")
+    if not inputs.numel() or not inputs.isfinite().all():
+        raise ValueError(f"The input {tuple(inputs.shape)} is empty, or holds NaN or infinite values; clean it first.")
+    held: dict[str, Tensor] = {}
 
-    runs: list[tuple[str, Tensor]] = []
-
-    def hook(name: str) -> Callable[..., Tensor]:
-        def hold(module: nn.Module, args: Any, out: Any) -> Tensor:
-            if not is_map(module, out, inputs):
-                what = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
-                raise ValueError(f"Layer {name!r} gives {what}, no spatial map (N, C, *spatial); name another.")
-            if not torch.is_grad_enabled() or not out.requires_grad:  # the first: the graph begins here
-                torch.set_grad_enabled(True)
-                out = out.detach().requires_grad_()
-            runs.append((name, out))
-            return out.clone()  # an in-place ReLU behind the layer then changes the copy, not what is held
-
-        return hold
+    def hold(name: str, module: nn.Module, args: Any, out: Any) -> Tensor:
+        if not is_map(module, out, inputs):
+            what = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
+            raise ValueError(f"Layer {name!r} gives {what}, no spatial map (N, C, *spatial); name another.")
+        if not torch.is_grad_enabled() or not out.requires_grad:  # the first: the graph begins here
+            torch.set_grad_enabled(True)
+            out = out.detach().requires_grad_()
+        held.pop(name, None)
+        held[name] = out
+        return out.clone()  # an in-place ReLU behind the layer then changes the copy, not what is held
 
     hooks = []
     with eval_mode(model):
         try:
             names = list(dict.fromkeys(layer_name(model, layer, inputs) for layer in wanted))
-            for name in {name.partition("#")[0] for name in names}:
-                hooks.append(model.get_submodule(name).register_forward_hook(hook(name)))
+            for name in names:
+                hooks.append(model.get_submodule(name).register_forward_hook(partial(hold, name)))
             with torch.inference_mode(False), torch.no_grad():
                 output = model(inputs.clone())  # a model may begin in place, and an inference tensor has no graph
-        except (RuntimeError, ValueError) as error:
-            if reason := _misfit(model, inputs):
-                raise ValueError(reason) from error
-            raise
         finally:
             for handle in hooks:
                 handle.remove()
-    held = {run: out for run, (name, out) in zip(numbered(runs), runs, strict=True) if {run, name} & {*names}}
-    if missing := [name for name in names if name not in held and f"{name}#1" not in held]:
+    if missing := [name for name in names if name not in held]:
         raise ValueError(f"The forward pass never reached layer {missing[0]!r}; name one that it runs through.")
-    if any(out.is_floating_point() and out.isnan().any() for out in tensors(output)):
-        raise ValueError("The model's output holds NaN; look at its weights, and at the values of the input.")
     return Capture(held, output)
-
-
-def _finite(x: Tensor) -> bool:
-    return bool(x.sum().isfinite() or x.isfinite().all())  # the sum is quicker; it may also overflow
-
-
-def _misfit(model: nn.Module, inputs: Tensor) -> str:
-    """Why the model's first convolution cannot take the inputs, where that is so."""
-    conv = next((m for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d))), None)
-    if conv is None:
-        return ""
-    axes, takes = len(conv.kernel_size), f"(N, {conv.in_channels}, ...)"
-    if (inputs.ndim, inputs.shape[1], inputs.dtype) == (axes + 2, conv.in_channels, conv.weight.dtype):
-        return ""
-    given = f"{tuple(inputs.shape)} of {inputs.dtype}"
-    return f"The input is {given}; the model takes {takes} with {axes} spatial axes, of {conv.weight.dtype}."

@@ -54,8 +54,6 @@ class Card:
             object.__setattr__(self, "size", self.size * 2)
         if len(self.classes) == 1 and self.classes[0].isdecimal():  # how many there are
             object.__setattr__(self, "classes", tuple(f"class {i}" for i in range(int(self.classes[0]))))
-            if not self.classes:
-                raise ValueError("A model has at least one class")
         for name, colours, grey in (("mean", IMAGENET_MEAN, (0.0,)), ("std", IMAGENET_STD, (1.0,))):
             if len(self.size) == 3 and getattr(self, name) == colours:  # a grey volume stays in 0..1 unless stated
                 object.__setattr__(self, name, grey)
@@ -82,8 +80,7 @@ class Card:
         An axis that shrinks is averaged, so that nothing is skipped; one that grows is interpolated.
         """
         if len(self.size) != 3 or len(self.mean) != 1:
-            how = "three numbers in size and one in mean and std: load_model(net, size=(64, 96, 96), mean=(0.5,), ...)"
-            raise ValueError(f"{self.name!r} takes no grey volumes by its card; a card for those has {how}.")
+            raise ValueError(f"{self.name!r} takes no grey volumes, whose card has three numbers in size, one in mean.")
         x = torch.from_numpy(np.ascontiguousarray(volume, dtype=np.float32))[None, None]
         if size == "model" and tuple(x.shape[2:]) != self.size:
             x = F.adaptive_avg_pool3d(x, [min(n, s) for n, s in zip(x.shape[2:], self.size, strict=True)])

@@ -4,12 +4,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from inspect import signature
 from itertools import combinations
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -29,11 +27,7 @@ ALPHA = 0.7
 
 
 class Heat(NamedTuple):
-    """A heatmap, and what leads back to the method's own numbers; of a batch, with an entry for each sample.
-
-    `raw` is what the method gave at the layer's own resolution; it was clipped (None: a CAM is not), resized, and
-    divided by its maximum there (0 for a blank map).
-    """
+    """A heatmap, and the `raw` map that was clipped (None: a CAM is not), resized, and divided by its maximum there."""
 
     heatmap: np.ndarray | list[np.ndarray]
     raw: np.ndarray
@@ -57,11 +51,6 @@ class Explanation:
     def inputs(self) -> Tensor:
         """What the model took, `(N, C, *spatial)`."""
         return self.source.tensor
-
-    @property
-    def single(self) -> bool:
-        """Whether one picture or volume was explained, not a batch."""
-        return self.source.single
 
     @property
     def layers(self) -> list[str]:
@@ -89,31 +78,26 @@ class Explanation:
     def label(self) -> str | list[str]:
         """The predicted class by name."""
         names = [self.classes[i] for i in self.capture.logits.argmax(-1)]
-        return names[0] if self.single else names
+        return names[0] if self.source.single else names
 
     @property
     def confidence(self) -> float | np.ndarray:
         """The probability of the predicted class."""
         top = np.max(self.probabilities, axis=-1)
-        return float(top) if self.single else top
+        return float(top) if self.source.single else top
 
     def heatmap(
         self, method: str = "gradcam", *, size: Size = "input", percentile: float = PERCENTILE, normalize: bool = True,
         **options: Any,
     ) -> np.ndarray | list[np.ndarray]:  # fmt: skip
-        """The heat `(H, W)` or `(Z, Y, X)`, a batch's with `N` before it, as float32 in 0..1 (divided by its maximum).
+        """The heat `(H, W)` or `(Z, Y, X)`, float32 in 0..1; of a batch `(N, ...)`, or a list where sizes differ.
 
-        Of a batch whose pictures differ in size it is a list, each at its own size.
         `layer`: one of those captured, the last unless given. `target`: another class than the one that was explained.
-        `alpha` (0.7): the hybrid's share of Grad-CAM. `size`: "input" is that of the picture or volume, "model" that of
-        the network's input, "native" the layer's own. `normalize=False` keeps the method's own scale. A map without
-        positive evidence is blank: it stays zero, and `blank()` says so. "smoothgrad" and "vargrad" run the model
-        `samples` (25) times more, once for both, with noise of `spread` (0.15) and `seed`; their maps end at
-        `percentile`, since a few voxels would otherwise take all of the scale.
-        `place`: where a layer's cells are drawn. "grid" cuts the picture into equal parts, as all other libraries do;
-        "geometric" follows strides and paddings, "effective" what the cells were measured to see; `geometry` tells.
-        `smooth="mirror"`: the mean with the maps of the input mirrored along each combination of the axes `mirrors`
-        (left-right), turned back; a pass for each, once.
+        `alpha`: the hybrid's share of Grad-CAM. `size`: that of the "input", of what the "model" took, or "native", the
+        layer's own. `normalize=False` keeps the method's own scale. `samples`, `spread`, `seed` and `percentile` (where
+        the scale ends) belong to "smoothgrad" and "vargrad". `place`: cells lie on the plain "grid", as in all other
+        libraries, where strides and paddings put them ("geometric"), or where they were measured to look ("effective").
+        `smooth="mirror"`: the mean over the input mirrored along all combinations of the axes `mirrors`, a pass each.
         """
         if normalize:
             return self.heat(method, size=size, percentile=percentile, **options).heatmap
@@ -121,7 +105,15 @@ class Explanation:
 
     def heat(self, method: str = "gradcam", *, size: Size = "input", percentile: float = PERCENTILE, **options) -> Heat:
         """The map that `heatmap` gives with these options, the raw one, and the numbers that lie between the two."""
-        return self._scaled(*self._map(method, **options), method, percentile, size)
+        raw, lines = self._map(method, **options)
+        heat, tops = raw.clamp_min(0), None  # a copy of our own
+        if methods.method(method).forwards:
+            tops = raw.new_tensor([np.percentile(one.cpu().numpy(), percentile) for one in raw])
+            tops = tops.where(tops > 0, raw.flatten(1).amax(1))
+            heat = heat.clamp_max_(tops.view(-1, *[1] * (raw.ndim - 1)))
+        sized = self._resized(heat, lines, size)
+        divisor = torch.cat([methods.unit_(one)[1] for one in (sized if isinstance(sized, list) else [sized])])
+        return Heat(*(None if x is None else self._out(x) for x in (sized, raw, tops, divisor)))
 
     def geometry(self, layer: str | nn.Module | None = None, *, measure: bool = False) -> Geometry:
         """Where a captured layer's cells lie on the model's input; the effective centres only with `measure=True`."""
@@ -132,40 +124,30 @@ class Explanation:
         """Heatmaps of several classes on one shared scale, classes first: `(K, H, W)` or `(K, N, H, W)`."""
         chosen = range(len(self.classes)) if isinstance(classes, str) and classes == "all" else classes
         chosen = [chosen] if isinstance(chosen, (str, int)) else chosen
-        if len(chosen) == 0:
-            raise ValueError("classes is empty; name at least one class, or 'all'.")
-        found: list[np.ndarray] = []
-        for k, each in enumerate(chosen):
-            heat = self.heatmap(target=each, normalize=False, **options)
-            parts = heat if isinstance(heat, list) else [heat]
-            if not found:
-                if (needed := len(chosen) * sum(part.nbytes for part in parts)) > psutil.virtual_memory().available:
-                    what = f"The maps of {len(chosen)} classes take {needed / 1e9:.0f} GB, more than is free"
-                    raise ValueError(f"{what}; name fewer classes, or say size='model' or 'native'.")
-                found = [np.empty((len(chosen), *part.shape), part.dtype) for part in parts]
-            for maps, part in zip(found, parts, strict=True):
-                maps[k] = part
-        for maps in found:
-            top = maps.max(axis=(0, *range(1 if self.single or len(found) > 1 else 2, maps.ndim)), keepdims=True)
-            np.divide(maps, top, out=maps, where=top > 0)
-        return found if len(found) > 1 else found[0]
+        maps = [self.heatmap(target=each, normalize=False, **options) for each in chosen]
+        stacks = [np.stack(one) for one in (zip(*maps, strict=True) if isinstance(maps[0], list) else [maps])]
+        first = 1 if self.source.single or len(stacks) > 1 else 2  # each sample of a batch has its own scale
+        for stack in stacks:
+            top = stack.max(axis=(0, *range(first, stack.ndim)), keepdims=True)
+            np.divide(stack, top, out=stack, where=top > 0)
+        return stacks if len(stacks) > 1 else stacks[0]
 
     def blank(self, method: str = "gradcam", **options: Any) -> bool | np.ndarray:
         """Whether the map shows no positive evidence at all."""
         top = self.heat(method, **{**options, "size": "native"}).divided_by
-        return bool(top == 0) if self.single else top == 0
+        return bool(top == 0) if self.source.single else top == 0
 
     @property
     def picture(self) -> np.ndarray | list[np.ndarray]:
         """What was explained, `(H, W, 3)` in 0..1, or `(N, H, W, 3)` for a batch; a list, where sizes differ."""
         if self.source.pictures is None:
             raise ValueError("This input is no picture; draw its slices with camhelpers.render.overlay.")
-        return self.source.pictures[0] if self.single else self.source.pictures
+        return self.source.pictures[0] if self.source.single else self.source.pictures
 
     @property
     def volume(self) -> Volume:
         """What was explained, where it was one volume."""
-        if not (self.single and self.source.volumes):
+        if not (self.source.single and self.source.volumes):
             raise ValueError("This input was not read as one volume.")
         return self.source.volumes[0]
 
@@ -179,17 +161,16 @@ class Explanation:
 
         The titles say what was asked where it is not what was predicted, and each map's method, alpha and layer.
         """
-        first, drawn, titles = slice(None) if self.single else 0, [], []
+        first, drawn, titles = slice(None) if self.source.single else 0, [], []
         for name in [method] if isinstance(method, str) else method:
             drawn.append(self.overlay(name, opacity=opacity, cmap=cmap, **options)[first])
             chosen, blank = methods.method(name), bool(np.ravel(self.blank(name, **options))[0])
             alpha = f", alpha {options.get('alpha', ALPHA):g}" if "alpha" in chosen.takes else ""
             where = "at the input" if chosen.forwards else self._layer(options.get("layer"))
             titles.append(f"{chosen.title}{alpha}\n{where}" + " (blank)" * blank)
-        asked, said = self._asked(options.get("target")), self.title()
-        if said and (callable(asked) or asked[0] != int(self.capture.logits[0].argmax())):
-            what = "a score of its own" if callable(asked) else self.title(0, asked[0])
-            said = f"asked: {what}\npredicted: {said}"
+        said, asked = self.title(), self._asked(options.get("target"))
+        what = "a score of its own" if callable(asked) else self.title(0, asked[0])
+        said = said if said in ("", what) else f"asked: {what}\npredicted: {said}"
         return render.grid([self.picture[first], *drawn], [said, *titles], cell=3, columns=4, cmap=cmap)
 
     def title(self, index: int = 0, chosen: int | None = None) -> str:
@@ -201,14 +182,11 @@ class Explanation:
         return f"{self.classes[chosen]} {float(row[chosen]):.0%}".replace("%", " %")
 
     def __repr__(self) -> str:
-        what = self.title() or "one picture" if self.single else f"batch of {len(self.inputs)}"
+        what = self.title() or "one picture" if self.source.single else f"batch of {len(self.inputs)}"
         return f"<Explanation: {what}, layers {', '.join(self.layers)}>"
 
     def _map(self, method: str, *, place: Place = "grid", smooth=None, mirrors: Sequence[int] = (-1,), **options):
         """The method's own map, and a function that says where its cells lie at a size, if not on the plain grid."""
-        if wrong := options.keys() - (known := list(signature(self._raw).parameters)[1:]):
-            others = "size, place, smooth, mirrors, percentile and normalize"
-            raise TypeError(f"A heatmap has no option {min(wrong)!r}; it has {', '.join(known)}, {others}.")
         if place not in get_args(Place) or smooth not in (None, "mirror"):
             raise ValueError(f"place is {place!r}, one of {get_args(Place)}, and smooth {smooth!r}, None or 'mirror'.")
         found, axes = [self._raw(method, **options)], {axis % (self.inputs.ndim - 2) for axis in mirrors if smooth}
@@ -255,19 +233,6 @@ class Explanation:
             raise ValueError(f"Layer {name!r} was not captured, only {held}; ask for it in explain(layers=...).")
         return name
 
-    def _scaled(self, raw: Tensor, lines: Any, method: str, percentile: float, size: Size) -> Heat:
-        """A raw map in 0..1: cut off at a percentile where it is one of gradients, resized, divided by its maximum."""
-        if not 0 < percentile <= 100:
-            raise ValueError(f"percentile is {percentile}; it lies above 0, and 100 cuts nothing off.")
-        heat, tops = raw.clamp_min(0), None  # a copy of our own
-        if methods.method(method).forwards:
-            tops = raw.new_tensor([np.percentile(one.cpu().numpy(), percentile) for one in raw])
-            tops = tops.where(tops > 0, raw.flatten(1).amax(1))
-            heat = heat.clamp_max_(tops.view(-1, *[1] * (raw.ndim - 1)))
-        sized = self._resized(heat, lines, size)
-        divisor = torch.cat([methods.unit_(one)[1] for one in (sized if isinstance(sized, list) else [sized])])
-        return Heat(*(None if x is None else self._out(x) for x in (sized, raw, tops, divisor)))
-
     def _asked(self, target: Target) -> Callable[[Any], Tensor] | tuple[int, ...]:
         """What one call explains: a class for each sample, or a callable; the explanation's own unless given."""
         target = self.target if target is None else target
@@ -295,7 +260,7 @@ class Explanation:
         if isinstance(x, list):
             return [one[0].detach().float().cpu().numpy() for one in x]
         array = x.detach().float().cpu().numpy()
-        return array[0] if self.single else array
+        return array[0] if self.source.single else array
 
 
 def explain(
@@ -304,11 +269,10 @@ def explain(
 ) -> Explanation:  # fmt: skip
     """Run `model` once on `inputs` and return its explanation.
 
-    `inputs`: a picture (path, array, PIL image) or a list of them, prepared as the model's card says; for a model of
-    volumes, a volume (path, array `(Z, Y, X)`, `Volume`) or a list; or a tensor `(N, C, *spatial)`, taken as ready.
-    `layers`: the last stage with a spatial map unless given; name several, and one pass serves them all. `target`: the
-    predicted class unless given; an index, a name, one for each sample, or a callable that turns one sample's output
-    into the number to explain. `size="native"` shows the model a volume on its own grid, not at the size of its card.
+    `inputs`: a picture (path, array, PIL image), a volume (path, array `(Z, Y, X)`, `Volume`), a list of either, or a
+    tensor `(N, C, *spatial)`, taken as ready. `layers`: the last stage with a spatial map unless given; one pass serves
+    several. `target`: the predicted class unless given; an index, a name, one for each sample, or a callable on one
+    sample's output. `size="native"` shows the model a volume on its own grid, not at the size of its card.
 
     >>> import camhelpers as ch
     >>> ex = ch.explain(ch.load_model("scenes"), np.zeros((224, 224, 3)))
@@ -327,8 +291,6 @@ def explain(
 
 def predict(model: nn.Module, pictures: Sequence[Any], *, batch: int = 32) -> np.ndarray:
     """Probabilities `(N, classes)` of many pictures or volumes, without an explanation; the model is left as it was."""
-    if len(pictures) == 0:
-        raise ValueError("There is no picture to predict; give at least one.")
     batch = 1 if len(card_of(model).size) == 3 else batch  # a volume is let go as soon as it is small
     parts = [list(pictures[start : start + batch]) for start in range(0, len(pictures), batch)]
     with eval_mode(model), torch.inference_mode():

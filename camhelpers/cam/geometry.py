@@ -25,8 +25,7 @@ Line = tuple[float, float]  # start and jump: cell i has its centre on start + j
 def upsample(heat: Tensor, size: Sequence[int], centres: Sequence[Line] | None = None) -> Tensor:
     """Resize maps `(N, *spatial)` linearly along every axis, as OpenCV's `resize` does (`align_corners=False`).
 
-    `centres`: the line of cells among the new pixels on each axis, where it is not the plain grid's; the outermost
-    cells' values are held beyond them.
+    `centres`: the line of cells among the new pixels on each axis, where it is not the plain grid's.
     """
     if centres is None and tuple(heat.shape[1:]) == tuple(size):
         return heat
@@ -104,17 +103,12 @@ def _watched(model: nn.Module, layer: str) -> Iterator[list[Any]]:
     """The outputs of a layer, as they come; outside, the model is as it was."""
     held: list[Any] = []
     with eval_mode(model), frozen(model), torch.inference_mode(False):
-        module = model.get_submodule(layer.partition("#")[0])
+        module = model.get_submodule(layer)
         handle = module.register_forward_hook(lambda module, args, out: held.append(out) or out.clone())
         try:
             yield held
         finally:
             handle.remove()
-
-
-def _run(layer: str) -> int:
-    """Which run of a module `layer` means: `name#1` the first, `name` the only one."""
-    return int(layer.partition("#")[2] or 1) - 1
 
 
 def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: int = 12) -> tuple[float, ...]:
@@ -125,7 +119,7 @@ def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: 
         for _ in range(0, n, batch):
             noise = torch.randn(batch, *x.shape[1:], generator=generator).to(x).requires_grad_()
             model(noise + 0)  # no leaf: a model may begin with an operation in place
-            A, energy = held[_run(layer)], torch.zeros(())
+            A, energy = held[-1], torch.zeros(())
             cells = [draw(np.flatnonzero(abs(np.arange(n) - (n - 1) / 2) <= 1), batch) for n in A.shape[2:]]
             own = A[(torch.arange(batch), slice(None), *map(torch.from_numpy, cells))]
             for _ in range(4):  # signs of the channels
@@ -139,8 +133,6 @@ def effective_offset(model: nn.Module, layer: str, x: Tensor, seed: int = 0, n: 
             del A, own, score
     return tuple(float(torch.cat(off).nanmean().nan_to_num()) for off in offsets)  # NaN: cells without any gradient
 
-
-# The geometric centre: traced through the operations that really run --------------------------------------------------
 
 _KEEP = r"mm$|view|shape|permute|transpose|^t$|squeeze|expand|norm|softmax|drop|hards|prelu|copy|detach|alias|^select$"
 _MOVE = r"slice|convolution|.*_pad(_nd|\dd)|(adaptive_)?(avg|max)_pool\dd.*|upsample.*"
@@ -156,7 +148,7 @@ def trace(model: nn.Module, layer: str, x: Tensor, cells: tuple[int, ...]) -> Ge
             fake = torch.empty(1, *x.shape[1:], dtype=x.dtype, device=x.device)
             with _Trail(fake, Geometry(size, size, ((0.0, 1.0),) * len(size))) as trail:
                 model(fake)
-        found = trail.held.get(id(held[_run(layer)]), (None, None))[1]
+        found = trail.held.get(id(held[-1]), (None, None))[1]
     except Exception:  # a network that asks for values, which tensors without memory lack
         found = "a pass that cannot be traced"
     plain = Geometry(size, cells, (), unknown=found if isinstance(found, str) else "a change of shape")

@@ -1,13 +1,8 @@
-"""SmoothGrad and VarGrad: gradients of the score at the input itself, under noise. One streamed run gives both.
-
-What a CAM reads from one pass costs these a pass for every sample, so a run is seeded, holds no more than its mean and
-its variance, and is kept by the explanation that asked for it.
-"""
+"""SmoothGrad and VarGrad: gradients of the score at the input itself, under noise. One streamed run gives both."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +11,10 @@ from .capture import eval_mode, total
 
 SAMPLES, SPREAD, PERCENTILE = 25, 0.15, 99.0
 SMALL = 2**20
-"""Values of an input up to which four noisy copies share a pass. Larger batches gain nothing on a CPU, and two volumes
-of 192x256x256 at a time are slower than one after the other."""
+"""Values of an input up to which four noisy copies share a pass; large volumes are faster one after the other."""
 
 
-@dataclass(frozen=True, eq=False)
-class NoisyGradients:
+class NoisyGradients(NamedTuple):
     """Mean and variance `(N, C, *spatial)` of the score's gradient under noise."""
 
     mean: Tensor
@@ -38,31 +31,27 @@ def noisy_gradients(
     `target`: a class for each input, or a callable on one sample's output. The model is left as it was.
     """
     if samples < 2 or not 0 < spread <= 10:
-        rule = "take 2 samples or more, and a spread above 0 (a fraction of the value range)"
-        raise ValueError(f"samples is {samples} and spread {spread}; {rule}.")
+        raise ValueError(f"samples is {samples} and spread {spread}; take 2 samples or more, and a spread above 0.")
     with eval_mode(model), frozen(model), torch.inference_mode(False), torch.enable_grad():
         x = x.detach().clone()
         exact = torch.promote_types(x.dtype, torch.float32)  # half precision is for the network
         mean, variance = torch.zeros_like(x, dtype=exact), torch.zeros_like(x, dtype=exact)
-        before, after = torch.empty_like(mean[0]), torch.empty_like(mean[0])
-        size, held = 4 if x[0].numel() <= SMALL else 1, x[:0]
+        size = 4 if x[0].numel() <= SMALL else 1
         for i, (one, m, v) in enumerate(zip(x, mean, variance, strict=True)):
             generator, count = torch.Generator().manual_seed(seed), 0
             deviation = spread * float(one.max() - one.min())
             score = target if callable(target) else lambda out, chosen=int(target[i]): out[chosen]
             while count < samples:
-                if len(held) != min(size, samples - count):  # else used again: fresh memory costs time
-                    held = x.new_empty(min(size, samples - count), *one.shape)
-                some = held.detach()
+                some = x.new_empty(min(size, samples - count), *one.shape)
                 for noisy in some:  # one after another, so that the noise is the same whatever the batch
                     torch.randn(one.shape, generator=generator, out=noisy)
                 some.mul_(deviation).requires_grad_()
                 out = model(some + one)  # no leaf: a model may begin with an operation in place
                 for gradient in torch.autograd.grad(total(out, len(some), score), some)[0]:
                     count += 1  # Welford: in constant memory, and without a difference of large squares
-                    torch.sub(gradient.to(exact), m, out=before)
-                    m.add_(before, alpha=1 / count)
-                    v.addcmul_(before, torch.sub(gradient, m, out=after))
+                    away = gradient.to(exact) - m
+                    m.add_(away, alpha=1 / count)
+                    v.addcmul_(away, gradient - m)
     return NoisyGradients(mean, variance.div_(samples))
 
 

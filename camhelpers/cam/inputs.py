@@ -51,8 +51,6 @@ def prepare(model: nn.Module, inputs: Any, size: Literal["model", "native"] = "m
     if isinstance(inputs, np.ndarray):  # an array (Z, Y, X, 3) is one volume in colour
         single = inputs.ndim < 4 or (len(card.size) == 3 and inputs.ndim == 4 and inputs.shape[-1] == 3)
     given = [inputs] if single else inputs
-    if len(given) == 0:
-        raise ValueError("There is no picture or volume to explain; give at least one.")
     make = _from_volumes if len(card.size) == 3 else _from_pictures
     return make(given, card, single, like, size)
 
@@ -70,8 +68,6 @@ def _from_volumes(given: Sequence[Any], card: Card, single: bool, like: Tensor, 
     volumes = [read_volume(source, orientation=card.orientation) for source in given]
     shapes = [volume.data.shape for volume in volumes]
     shapes = shapes[:1] if len(set(shapes)) == 1 else shapes
-    if size == "native" and len(shapes) > 1:
-        raise ValueError("The volumes differ in size; explain them one by one, or at the model's size.")
     x = torch.stack([card.prepare_volume(volume.data, size) for volume in volumes]).to(like)
     return Inputs(x, shapes, single, volumes=volumes)
 
@@ -81,9 +77,7 @@ def _as_pictures(x: Tensor, card: Card | None) -> np.ndarray | None:
     if x.ndim != 4 or x.shape[1] not in (1, 3):
         return None
     x = x.detach().float().cpu()
-    if card and len(card.mean) == x.shape[1]:
-        shown = card.display(x)
-    else:
-        low, high = x.flatten(1).amin(1).view(-1, 1, 1, 1), x.flatten(1).amax(1).view(-1, 1, 1, 1)
-        shown = (x - low) / (high - low).clamp_min(1e-12)
+    low = x.amin((1, 2, 3), keepdim=True)
+    known = card and len(card.mean) == x.shape[1]
+    shown = card.display(x) if known else (x - low) / (x - low).amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
     return shown.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()

