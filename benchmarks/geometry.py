@@ -1,6 +1,6 @@
 """Where should a cell's heat be drawn? A declared experiment on calibration splits: `python -m benchmarks.geometry`.
 
-Six estimators, each against the plain grid on the same picture, with an interval of 95 %:
+Five estimators, each against the plain grid on the same picture, with an interval of 95 %:
 - geometric: where strides and paddings centre a cell; effective: the centre of mass of its squared gradients;
 - kernel mirror: flip every kernel and the picture; by what shift do the two maps agree best?
 - occlusion: cover one small patch after the other; around which place does the cell's answer change?
