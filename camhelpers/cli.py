@@ -62,9 +62,13 @@ def run(
     given = dict(_pair(text, "=", "A parameter is given as name=value") for text in parameters)
     for name, value in network.given().items():
         given[name] = value if isinstance(value, str) else ",".join(map(str, value))
+    words = "gallery", "photographs", "scenes", "placed"  # that name pictures, as wikimedia:dogs does, and no path
+    paths = set() if folder else {name for name in ("pictures", "volume") if ":" not in given.get(name, ":")}
     for name, value in given.items():  # a path counts from where the command is called
         if Path(value).is_file() or (Path(value).is_dir() and name != "model"):
             given[name] = str(Path(value).absolute())
+        elif name in paths and value not in words and not (suite.ROOT / value).exists():
+            raise ValueError(f"Parameter {name!r}: there is no {value!r}, counted from {Path.cwd()}.")
     options = {"profile": profile, "jobs": jobs, "force": force, "out": out, "timeout": timeout}
     results = suite.run(notebooks, given, **options, notebooks=folder or suite.NOTEBOOKS)
     print(suite.table(results, out))

@@ -101,6 +101,12 @@ def test_bad_input_is_one_sentence(folder, tmp_path, monkeypatch, capsys, call, 
     assert [path.name for path in tmp_path.iterdir()] == ["nb"]  # nothing was written
 
 
+@pytest.mark.parametrize("given", ["pictures=nowhere", "volume=nowhere.nii.gz"])
+def test_pictures_and_volumes_that_are_not_there_are_refused_before_a_run(tmp_path, monkeypatch, capsys, given):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["run", "-p", given]) == 2 and "there is no 'nowhere" in capsys.readouterr().err
+
+
 def test_commands_pass_on_what_was_given(monkeypatch):
     calls = []
     monkeypatch.setattr(training, "train", lambda *given, **options: calls.append((given, options)))
