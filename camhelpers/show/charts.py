@@ -109,8 +109,10 @@ def line_chart(tables: Mapping[str, pd.DataFrame], colours: Sequence[str], title
 
     figure, axis = plt.subplots(figsize=(8.5, 3.4))
     for (label, table), colour in zip(tables.items(), colours, strict=True):
-        share = bool(((table >= 0) & (table <= 1) | table.isna()).all(axis=None))
-        low, high = np.transpose([interval(table[x].dropna(), share=share)[:2] for x in table])
+        found = table.to_numpy(float)[table.notna().to_numpy()]
+        hits = set(found) == {0.0, 1.0}  # Wilson's interval is for hits and misses, not for shares that are all 0 or 1
+        bounds = np.transpose([interval(table[x].dropna(), share=hits)[:2] for x in table])
+        low, high = bounds.clip(0, 1) if ((found >= 0) & (found <= 1)).all() else bounds
         axis.plot(table.columns, table.mean(), "o-", color=colour, label=label)
         axis.fill_between(table.columns, low, high, color=colour, alpha=0.15, linewidth=0)
     if ticks:

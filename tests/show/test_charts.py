@@ -35,6 +35,14 @@ def test_a_line_for_each_table_with_its_band():
     plt.close(axis.figure)
 
 
+def test_the_band_of_shares_stays_in_0_to_1_and_constants_have_none():
+    table = pd.DataFrame({0: [0.0, 0.0, 0.0, 0.0], 1: [0.9, 1.0, 1.0, 0.99]})
+    axis = line_chart({"share": table}, ["red"]).axes[0]
+    band = axis.collections[0].get_paths()[0].vertices
+    assert set(band[band[:, 0] == 0][:, 1]) == {0.0} and 0.95 < band[:, 1].max() <= 1
+    plt.close(axis.figure)
+
+
 def test_forests_have_a_panel_a_line_and_a_colour_each_and_are_pale_without_evidence():
     rows = pd.DataFrame([("A", "one", "near", 0.02, 0.01, 0.03, "pass"), ("A", "two", "far", -0.01, -0.02, 0, "fail"),
                          ("B", "two", "near", 0.5, 0.4, 0.6, "pass")])  # fmt: skip
