@@ -1,5 +1,6 @@
 """The one pass: run the model once and hold the activations and gradients that every method is a function of."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .layers import eval_mode, is_map, layer_name
+from .layers import eval_mode, is_map, layer_name, tensors
 
 Target = int | str | Callable[[Any], Tensor] | Sequence[int | str] | Tensor | None
 Layers = str | nn.Module | Sequence[str | nn.Module] | None
@@ -63,6 +64,9 @@ class Capture:
         found = {n: torch.zeros_like(a) if g is None else g for (n, a), g in zip(self.A.items(), grads, strict=True)}
         if wrong := [name for name, gradient in found.items() if not gradient.isfinite().all()]:
             raise ValueError(f"The gradient at {wrong[0]!r} holds NaN or infinite values; use a model in float32.")
+        if lost := [name for name, gradient in found.items() if not gradient.any()]:
+            why = "the score does not depend on it, or it is lost, as in the rounding of a quantised layer"
+            warnings.warn(f"The gradient at {', '.join(lost)} is zero everywhere: {why}.", stacklevel=4)
         for old in list(self._gradients)[: max(0, len(self._gradients) - KEPT + 1)]:
             self._gradients.pop(old, None)  # another thread may have done so
         self._gradients[key] = found
@@ -128,7 +132,7 @@ def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
     """Run `model` once on `inputs` `(N, C, *spatial)` and hold what it did at `layers`.
 
     Recording begins at the first of the layers, in eval mode, and no other thread runs the model meanwhile. The model
-    is left as it was, after an error too. Of a module that runs several times the last run is held.
+    is left as it was, after an error too. A module that runs several times is refused.
 
     >>> from camhelpers.cam.nets import SmallResNet
     >>> capture(SmallResNet(classes=2), torch.zeros(1, 3, 64, 64), ["layer3", "layer4"]).layers
@@ -137,8 +141,11 @@ def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
     wanted = [layers] if isinstance(layers, (str, nn.Module)) or not isinstance(layers, Iterable) else list(layers)
     if not wanted:
         raise ValueError("layers is empty; name at least one layer, or leave it out for the last stage.")
-    if not isinstance(inputs, Tensor) or inputs.ndim < 3 or not inputs.is_floating_point():
-        raise TypeError("capture takes a floating-point tensor (N, C, *spatial).")
+    usable = isinstance(inputs, Tensor) and inputs.layout == torch.strided and not inputs.is_meta
+    if not usable or inputs.ndim < 3 or not inputs.is_floating_point():
+        raise TypeError("capture takes a dense floating-point tensor (N, C, *spatial).")
+    if any(p.is_meta for p in model.parameters()):
+        raise ValueError("A weight lies on the device 'meta' and has no values; load it first.")
     if not inputs.numel() or not inputs.isfinite().all():
         raise ValueError(f"The input {tuple(inputs.shape)} is empty, or holds NaN or infinite values; clean it first.")
     held: dict[str, Tensor] = {}
@@ -147,10 +154,11 @@ def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
         if not is_map(module, out, inputs):
             what = f"{tuple(out.shape)} of {out.dtype}" if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(f"Layer {name!r} gives {what}, no spatial map (N, C, *spatial); name another.")
+        if name in held:
+            raise ValueError(f"Layer {name!r} runs several times in a pass; name one that runs once.")
         if not torch.is_grad_enabled() or not out.requires_grad:  # the first: the graph begins here
             torch.set_grad_enabled(True)
             out = out.detach().requires_grad_()
-        held.pop(name, None)
         held[name] = out
         return out.clone()  # an in-place ReLU behind the layer then changes the copy, not what is held
 
@@ -167,4 +175,6 @@ def capture(model: nn.Module, inputs: Tensor, layers: Layers = None) -> Capture:
                 handle.remove()
     if missing := [name for name in names if name not in held]:
         raise ValueError(f"The forward pass never reached layer {missing[0]!r}; name one that it runs through.")
+    if any(out.is_floating_point() and out.isnan().any() for out in tensors(output)):
+        raise ValueError("The model's output holds NaN; look at its weights, and at the values of the input.")
     return Capture(held, output)

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -124,7 +125,11 @@ class Explanation:
         """Heatmaps of several classes on one shared scale, classes first: `(K, H, W)` or `(K, N, H, W)`."""
         chosen = range(len(self.classes)) if isinstance(classes, str) and classes == "all" else classes
         chosen = [chosen] if isinstance(chosen, (str, int)) else chosen
-        maps = [self.heatmap(target=each, normalize=False, **options) for each in chosen]
+        first, free = self.heatmap(target=chosen[0], normalize=False, **options), psutil.virtual_memory().available
+        if (needed := 2 * len(chosen) * sum(np.asarray(part).nbytes for part in first)) > free:
+            what = f"The maps of {len(chosen)} classes take {needed / 1e9:.0f} GB, more than is free"
+            raise ValueError(f"{what}; name fewer classes, or say size='model' or 'native'.")
+        maps = [first, *(self.heatmap(target=each, normalize=False, **options) for each in chosen[1:])]
         stacks = [np.stack(one) for one in (zip(*maps, strict=True) if isinstance(maps[0], list) else [maps])]
         first = 1 if self.source.single or len(stacks) > 1 else 2  # each sample of a batch has its own scale
         for stack in stacks:

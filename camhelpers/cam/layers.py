@@ -49,6 +49,8 @@ def layer_name(net: nn.Module, layer: str | nn.Module | None = None, inputs: Ten
     >>> layer_name(SmallResNet(classes=2)), layer_name(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 4, 1)), "[-1]")
     ('layer4', '1')
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        raise ValueError("A TorchScript module hides its layers; give the network that it was made from.")
     if layer is None:
         return _best(net, inputs).name
     names, said = {module: name for name, module in net.named_modules() if name}, str(layer)
@@ -128,10 +130,12 @@ def record(net: nn.Module, inputs: Tensor | None = None) -> Record:
 def _record(net: nn.Module, x: Tensor) -> Record:
     """Run the network once with every module watched, and look at the graph that autograd drew of the pass."""
     seen: dict[str, tuple[nn.Module, Tensor, Any]] = {}
+    again: set[str] = set()  # modules that run several times: one map of theirs is not what they did
 
     def hold(name: str, module: nn.Module, args: Any, out: Any) -> None:
         if isinstance(out, Tensor) and out.grad_fn is not None:
-            seen.pop(name, None)  # of a module that runs several times, the last run counts
+            again.update({name} & seen.keys())
+            seen.pop(name, None)
             seen[name] = module, out.detach().to("meta"), out.grad_fn  # its shape, not its memory
 
     graph_alone = torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, lambda _: None)
@@ -151,7 +155,7 @@ def _record(net: nn.Module, x: Tensor) -> Record:
             convolves = any(isinstance(inner, _CONVOLUTIONS) for inner in module.modules())
             pools = "Pool" in type(module).__name__ and not convolves
             its_output = out.shape[1] in scores and i >= last_weights  # as the logits of a UNet
-            if node in reached and not pools and not its_output:
+            if node in reached and not pools and not its_output and name not in again:
                 good.append(Layer(name, out.shape[1], out[0, 0].numel(), convolves, node in through, id(node)))
         elif node in reached and _are_tokens(module, out):
             tokens = len(good)

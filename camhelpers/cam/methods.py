@@ -46,6 +46,8 @@ def register(
     """Enter a function under `name`, with its title and colour in figures and the options that it takes."""
 
     def enter(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        if name in METHODS and METHODS[name].function.__module__ == __name__ != function.__module__:
+            raise ValueError(f"{name!r} is the name of a built-in method; register yours under another.")
         METHODS[name] = Method(name, function, title or name, colour, tuple(takes), forwards, control)
         return function
 

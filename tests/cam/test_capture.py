@@ -89,12 +89,12 @@ def test_parallel_branches(frozen):
     assert together["idle"].count_nonzero() == 0
 
 
-def test_the_last_run_of_a_module_is_held():
-    conv, relu = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
-    net, x = nn.Sequential(conv, relu, conv, relu, nn.AvgPool2d(2)), batch()
-    held = ch.capture(net, x, "0")
-    torch.testing.assert_close(held.A["0"], conv(conv(x).relu()).detach())
-    assert (held.gradients(lambda out: out.sum())["0"] == 0.25 * (held.A["0"] > 0)).all()
+def test_a_module_that_runs_several_times_is_refused_and_never_chosen():
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    net, x = nn.Sequential(nn.Conv2d(3, 3, 3), conv, nn.ReLU(), conv, nn.AdaptiveAvgPool2d(1), nn.Flatten()), batch()
+    with pytest.raises(ValueError, match="'1' runs several times in a pass; name one that runs once"):
+        ch.capture(net, x, "1")
+    assert ch.capture(net, x).layers == ["2"]
 
 
 def test_operations_in_place_change_neither_what_is_held_nor_the_input():
@@ -353,3 +353,10 @@ def test_everything_is_as_it_was_after_an_error(used, entry):
         FAILURES[entry](used)
     assert ("broke" in str(caught.value)) == (" fails" in entry and entry != "predict fails")  # comes through as it is
     assert state(used) == before
+
+
+def test_gradients_that_rounding_hides_are_told():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    net[1].register_forward_hook(lambda module, args, out: out.round())
+    with pytest.warns(UserWarning, match="gradient at 0 is zero everywhere: .* rounding of a quantised layer"):
+        assert not ch.explain(net, batch(), layers="0").heatmap().any()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from camhelpers.cam.nets import BasicBlock, SmallResNet
+from camhelpers.cam.nets import BasicBlock, SmallResNet, folded
 
 
 def maps(net: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -41,3 +41,14 @@ def test_a_block_is_the_sum_of_its_two_paths_on_the_averaged_map(dims, pool):
     short = block.shortcut[1](block.shortcut[0](half))
     long = block.bn2(block.conv2(block.bn1(block.conv1(half)).relu()))
     assert torch.equal(block(x), (long + short).relu())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_folded_copy_answers_alike_and_what_cannot_be_folded_is_used_as_it_is(dims, tiny_net):
+    net, x = tiny_net(dims).train(), torch.randn(4, {2: 3, 3: 1}[dims], *[32] * dims)
+    net(x)  # statistics other than the initial ones
+    copy = folded(net.eval())
+    assert not any("BatchNorm" in type(module).__name__ for module in copy.modules()) and net.layer4.bn2 is not None
+    torch.testing.assert_close(copy(x), net(x), rtol=1e-4, atol=1e-5)
+    net.register_forward_hook(lambda module, args, out: out * 2)
+    assert folded(net) is net

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from camhelpers import Card, capture, explain, layer_name, load_model, predict, save_model
+from camhelpers import Card, capture, explain, layer_name, load_model, predict, register, save_model
 from camhelpers.cam.capture import resolve_target
 from camhelpers.cam.gradients import noisy_gradients
 from camhelpers.cam.methods import variants
@@ -93,9 +93,12 @@ REFUSALS = [
     (lambda n: layer_name(nn.Sequential(nn.Flatten(1))), V, "No layer with a spatial map was found"),
     (lambda n: capture(n, X[:, :1]), V, r"take an input \(2, 1, 64, 64\) of torch.float32: .* to have 3 channels"),
     (lambda n: capture(n, X.double()), V, r"does not take an input .* of torch.float64: expected"),
-    (lambda n: capture(n, X.byte()), T, r"takes a floating-point tensor \(N, C, \*spatial\)"),
+    (lambda n: capture(n, X.byte()), T, r"takes a dense floating-point tensor \(N, C, \*spatial\)"),
+    (lambda n: capture(n, X.to_sparse()), T, "takes a dense floating-point tensor"),
+    (lambda n: capture(n.to("meta"), X), V, "lies on the device 'meta' and has no values"),
+    (lambda n: capture(torch.jit.trace(n, X), X), V, "TorchScript module hides its layers; give"),
     (lambda n: capture(n, X[:, :, :0]), V, r"input \(2, 3, 0, 64\) is empty, or"),
-    (lambda n: score(n.requires_grad_(False).apply(poisoned), 0), V, "The gradient at 'layer4' holds NaN"),
+    (lambda n: capture(n.requires_grad_(False).apply(poisoned), X), V, "output holds NaN; look at its weights"),
     (lambda n: capture(n, X / 0), V, "NaN or infinite values; clean it"),
     (lambda n: score(n, 3), V, "Class 3 is out of range; .* classes 0 to 2"),
     (lambda n: score(n, [0]), V, "1 targets for a batch of 2; give one, or one for"),
@@ -116,6 +119,9 @@ REFUSALS = [
     (lambda n: explain(n.deep, CUBE).overlay(), V, "This input is no picture; draw its slices"),
     (lambda n: predict(BARE, [PICTURE]), T, "no card .* load_model"),
     (lambda n: explain(n, PICTURE).heatmap("smothgrad"), V, "no method 'smothgrad'; choose one of gradcam,.*vargrad"),
+    (lambda n: explain(load_model(SmallResNet(10**6, widths=(4,) * 4)), np.zeros((1500, 2000, 3))).heatmaps(),
+     V, "maps of 1000000 classes take 24000 GB, more than is free; name fewer"),
+    (lambda n: register("gradcam")(lambda A, G: A), V, "'gradcam' is the name of a built-in method; register"),
     (lambda n: explain(n, PICTURE).blank(alfa=1), T, "unexpected keyword argument 'alfa'"),
     (lambda n: explain(n, PICTURE).heatmap("hybrid", alpha=1.1), V, "alpha is 1.1; it lies between"),
     (lambda n: explain(n, PICTURE).heatmap(size="full"), V, "size is 'full'; it is 'input'"),

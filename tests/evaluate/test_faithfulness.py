@@ -285,3 +285,20 @@ def test_nothing_of_the_callers_is_changed(case):
     behind, target = f.BASELINES["mean"](x, None)[0], int(model.eval()(x.clone())[0].argmax())
     want = reference(model, x[0].clone(), target, heats[0, 0], 10, behind, "deletion", 0)
     assert found.probability["deletion", "mean"][0, 0] == pytest.approx(want, abs=2e-6)
+
+
+def test_a_network_that_a_trace_gets_wrong_is_run_as_it_is():
+    class Sly(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            scores = self.norm(self.conv(x)).mean((2, 3))
+            return scores if isinstance(x, torch.Tensor) else -scores  # a trace sees no tensor
+
+    torch.manual_seed(0)
+    net, x, heats = Sly().eval(), torch.rand(2, 3, 32, 32), np.random.default_rng(0).random((1, 2, 32, 32))
+    whole = f.curves(net, x, None, heats, steps=4).probability["insertion", "mean"]
+    net.register_forward_hook(lambda module, args, out: out)  # with a hook nothing is folded
+    np.testing.assert_array_equal(whole, f.curves(net, x, None, heats, steps=4).probability["insertion", "mean"])
