@@ -13,7 +13,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/ready ## execute every notebook; results and an overview land in results/
-	$(PY) -m camhelpers run all --profile quick $(ARGS)
+	$(PY) -m camhelpers run all --profile quick --jobs $(JOBS) $(ARGS)
 
 test: .venv/ready-dev ## lint, unit tests, doctests, comparisons with peers, and nbval over the notebooks
 	$(PY) -m ruff check .

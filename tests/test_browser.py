@@ -146,9 +146,9 @@ def test_toggling_the_method_and_moving_alpha_changes_the_picture(browser, lab):
 def test_the_slice_viewer_goes_slice_by_slice_with_the_arrow_keys(browser, lab):
     page = running(browser, lab, "viewer")
     first = changed(page, "")
-    page.wait_for_function("document.body.innerText.includes('Voxel (z 11,')", timeout=20_000)  # the hottest
+    page.wait_for_function("document.body.innerText.includes('Voxel (z 12,')", timeout=20_000)  # the hottest
     press(page, "slice z", "ArrowLeft", 3)
-    page.wait_for_function("document.body.innerText.includes('Voxel (z 8,')", timeout=20_000)
+    page.wait_for_function("document.body.innerText.includes('Voxel (z 9,')", timeout=20_000)
     second = changed(page, first)
     page.locator(".widget-toggle-button", has_text="LayerCAM").click()
     changed(page, second)

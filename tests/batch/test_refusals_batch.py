@@ -5,7 +5,7 @@ import pytest
 from camhelpers.batch import notebooks as suite
 
 REFUSALS = [
-    ("02", {"layer": "layer9"}, "'layer': The model has no layer 'layer9'; its stages are layer1"),
+    ("02", {"layer": "layer9"}, "'layer': The model has no layer 'layer9'; it consists of stem, layer1"),
     ("03", {"layers": "layer2,layer9"}, "'layers': The model has no layer 'layer9'"),
     ("04", {"layers": ""}, "'layers' takes list[str]: a layer of the model; got ''"),
     ("06", {"layer": "features"}, "'layer': The model has no layer 'features'"),

@@ -111,6 +111,7 @@ def nonsense():
     with pytest.MonkeyPatch.context() as patch:
         for name, function in (NONSENSE | BEYOND).items():
             patch.setitem(METHODS, name, None)  # gone after the tests
+            del METHODS[name]
             register(name)(function)
         patch.setitem(METHODS, "gradcam", METHODS["gradcam"])
         yield load_model("scenes"), samples("scenes:test:40")
